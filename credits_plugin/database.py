@@ -1,0 +1,218 @@
+"""Connections: which database a URL names, the safe way to open it, read connections, and the migrations runner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import peewee
+from playhouse.migrations import Runner
+
+from .errors import ConfigurationError, DatabaseError, DatabaseTooNew
+
+T = TypeVar("T")
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK: Final = 0x63726564697473  # "credits": the advisory lock that serialises migrations on PostgreSQL
+_BUSY_TIMEOUT_S: Final = 15
+
+
+class Dialect(StrEnum):
+    """The SQL that a database speaks. CockroachDB and Citus speak PostgreSQL's."""
+
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One database, twice: ``primary`` may write, ``reader`` may not. Peewee gives each thread its own connection."""
+
+    dialect: Dialect
+    name: str
+    primary: peewee.Database
+    reader: peewee.Database
+    path: Path | None = None
+
+    def close_thread(self) -> None:
+        """Close the calling thread's connections."""
+        self.primary.close()
+        self.reader.close()
+
+
+def open_database(url: str) -> Database:
+    """Describe the database that ``url`` names; connects to nothing yet.
+
+    ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://user:password@host:port/name``.
+
+    Raises:
+        ConfigurationError: the URL is of no known form, or names an in-memory database.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return _open_sqlite(unquote(parts.path.removeprefix("/")))
+    if parts.scheme in {"postgresql", "postgres"}:
+        return _open_postgresql(url)
+    msg = f"DATABASE_URL must be sqlite:///file.db or postgresql://user@host/name; got {parts.scheme or url!r}"
+    raise ConfigurationError(msg)
+
+
+def _open_sqlite(name: str) -> Database:
+    if not name or name.startswith(":memory:"):
+        msg = "DATABASE_URL names no file; an in-memory ledger would lose its money: write sqlite:///credits.db"
+        raise ConfigurationError(msg)
+    path = Path(name).absolute()
+    pragmas = [("busy_timeout", _BUSY_TIMEOUT_S * 1000), ("synchronous", "full")]
+    primary = _SafeSqlite(str(path), pragmas=[("journal_mode", "wal"), *pragmas], timeout=_BUSY_TIMEOUT_S)
+    reader = peewee.SqliteDatabase(f"{path.as_uri()}?mode=ro", pragmas=pragmas, uri=True, timeout=_BUSY_TIMEOUT_S)
+    return Database(Dialect.SQLITE, path.name, primary, reader, path)
+
+
+class _SafeSqlite(peewee.SqliteDatabase):
+    """Refuses a connection that could lose acknowledged commits: WAL with NORMAL was measured to, in a power cut."""
+
+    def _connect(self) -> Any:
+        try:
+            connection = super()._connect()  # type: ignore[misc]  # a driver hook that the stubs leave out
+        except Exception as error:
+            msg = f"cannot open {self.database}: {error}; check that its folder exists and can be written"
+            raise DatabaseError(msg) from error
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
+        if mode != "wal" or synchronous != 2:
+            connection.close()
+            msg = f"{self.database} runs with journal_mode={mode}, synchronous={synchronous}; it needs WAL and FULL"
+            raise DatabaseError(msg)
+        return connection
+
+
+def _open_postgresql(url: str) -> Database:
+    options = {"prefer_psycopg3": True}
+    primary = peewee.PostgresqlDatabase(url, **options)
+    reader = peewee.PostgresqlDatabase(url, options="-c default_transaction_read_only=on", **options)
+    return Database(Dialect.POSTGRESQL, urlsplit(url).path.removeprefix("/"), primary, reader)
+
+
+class Reads:
+    """A few threads with read-only connections, so that no query of a page or a screen ever waits for the writer."""
+
+    def __init__(self, database: Database, *, threads: int = 2) -> None:
+        self.database = database
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="credits-read")
+
+    async def run(self, query: Callable[[peewee.Database], T]) -> T:
+        """Run ``query(database)`` in a read thread; it returns plain values, never Peewee rows."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._query, query)
+
+    def run_sync(self, query: Callable[[peewee.Database], T]) -> T:
+        """Run ``query(database)`` and wait, for code without an event loop."""
+        return self._pool.submit(self._query, query).result()
+
+    def _query(self, query: Callable[[peewee.Database], T]) -> T:
+        self.database.reader.connect(reuse_if_open=True)
+        return query(self.database.reader)
+
+    def close(self) -> None:
+        """Close every read connection and end the threads."""
+        barrier = threading.Barrier(self._threads)
+
+        def close_own_connection() -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                barrier.wait(timeout=5)  # one task per thread, or a thread would close twice and another never
+            self.database.reader.close()
+
+        for _ in range(self._threads):
+            self._pool.submit(close_own_connection)
+        self._pool.shutdown()
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the advisory lock of ``path`` (made if missing); released by the system when the process dies."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def migrate(database: Database) -> list[str]:
+    """Bring the schema up to this version; returns the migrations that were applied. One process at a time.
+
+    Raises:
+        DatabaseTooNew: the database has migrations that this version does not know.
+        DatabaseError: it cannot be opened or written.
+    """
+    with _migration_lock(database):
+        runner = Runner(database.primary, str(MIGRATIONS))
+        _refuse_newer(runner)
+        applied: list[str] = runner.up()
+    return applied
+
+
+def require_current_schema(database: Database) -> None:
+    """Check that the schema is exactly this version's; an empty database is migrated.
+
+    Raises:
+        DatabaseTooNew: migrated by a newer version.
+        DatabaseError: behind this version; the message names the command to run.
+    """
+    database.primary.connect(reuse_if_open=True)
+    try:
+        runner = Runner(database.primary, str(MIGRATIONS))
+        _refuse_newer(runner)
+        pending = [migration.name for migration in runner.status() if not migration.applied]
+        fresh = not runner.applied()
+    finally:
+        database.primary.close()
+    if fresh:
+        migrate(database)
+    elif pending:
+        msg = (
+            f"database {database.name} lacks {', '.join(pending)}: stop the hosts, back it up and run `credits migrate`"
+        )
+        raise DatabaseError(msg)
+
+
+@contextlib.contextmanager
+def _migration_lock(database: Database) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if database.path is not None:
+            stack.enter_context(file_lock(lock_path(database.path)))
+        _connect_primary(database)
+        stack.callback(database.primary.close)
+        if database.dialect is Dialect.POSTGRESQL:
+            database.primary.execute_sql("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
+        yield
+
+
+def _connect_primary(database: Database) -> None:
+    try:
+        database.primary.connect(reuse_if_open=True)
+    except peewee.PeeweeException as error:
+        msg = f"cannot connect to database {database.name}: {error}"
+        raise DatabaseError(msg) from error
+
+
+def lock_path(path: Path) -> Path:
+    """Return the lock file beside a SQLite database: whoever writes a batch holds it, so that all get their turn."""
+    return path.with_name(path.name + ".lock")
+
+
+def _refuse_newer(runner: Runner) -> None:
+    newer = [migration.name for migration in runner.status() if migration.path is None]
+    if newer:
+        msg = f"the database was migrated by a newer version ({', '.join(newer)}): upgrade credits-plugin"
+        raise DatabaseTooNew(msg)

@@ -1,0 +1,290 @@
+"""What the ledger is made of: states, commands and answers. Values only; the rules that move them are in rules.py."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from hookspecs import Usage
+
+
+class Code(IntEnum):
+    """Why a transfer was made. The code names the system account on its other side, and the direction."""
+
+    PURCHASE = 1
+    USAGE = 2
+    REFUND = 3
+    REFUND_FAILED = 4
+    DISPUTE = 5
+    DISPUTE_WON = 6
+    PROMOTION = 7
+    EXPIRY = 8
+    ADJUSTMENT_IN = 9
+    ADJUSTMENT_OUT = 10
+
+
+SYSTEM_ACCOUNTS: Final[Mapping[Code, str]] = MappingProxyType(
+    {
+        Code.PURCHASE: "cash",
+        Code.USAGE: "usage_revenue",
+        Code.REFUND: "cash",
+        Code.REFUND_FAILED: "cash",
+        Code.DISPUTE: "cash",
+        Code.DISPUTE_WON: "cash",
+        Code.PROMOTION: "promotions",
+        Code.EXPIRY: "breakage",
+        Code.ADJUSTMENT_IN: "adjustments",
+        Code.ADJUSTMENT_OUT: "adjustments",
+    }
+)
+INCOMING: Final = frozenset({Code.PURCHASE, Code.REFUND_FAILED, Code.DISPUTE_WON, Code.PROMOTION, Code.ADJUSTMENT_IN})
+"""Codes that move credits from their system account to the account; all others move them away from it."""
+CLAW_BACKS: Final = frozenset({Code.REFUND, Code.DISPUTE})
+"""Codes that may leave an account in debt: the money has already gone back."""
+
+
+class HoldStatus(IntEnum):
+    """Life of a hold: placed, then exactly one of the others; a late settle turns expired into settled."""
+
+    PLACED = 1
+    SETTLED = 2
+    RELEASED = 3
+    EXPIRED = 4
+
+
+@dataclass(slots=True)
+class AccountState:
+    """An account's row in a batch. Mutable: the rules change it in place, the store writes it once."""
+
+    id: int
+    external_id: str
+    balance: int = 0
+    held: int = 0
+    seq: int = 0
+    last_transfer_id: int = 0
+    last_hash: bytes = b""
+    next_expiry_at_ms: int | None = None
+
+    @property
+    def available(self) -> int:
+        """Balance minus open holds, in microcredits; negative after an overrun or a claw-back."""
+        return self.balance - self.held
+
+
+@dataclass(slots=True)
+class HoldState:
+    """A hold's row in a batch."""
+
+    id: int
+    account_id: int
+    amount: int
+    status: HoldStatus
+    expires_at_ms: int
+    price_version: int
+    input_tokens: int
+    request_id: str | None
+    run_id: str | None
+
+
+@dataclass(slots=True)
+class LotState:
+    """A lot's row in a batch."""
+
+    id: int
+    account_id: int
+    priority: int
+    expires_at_ms: int | None
+    amount: int
+    remaining: int
+    payment_id: int | None
+    expired: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRow:
+    """One immutable row of an account's chain. ``hash`` covers the other fields and the previous row's hash."""
+
+    id: int
+    account_id: int
+    seq: int
+    previous_id: int
+    code: int
+    amount: int
+    balance_after: int
+    at_ms: int
+    hash: bytes
+    price_version: int | None
+    usage: Usage | None
+    reference: str | None
+
+
+_HASHED: Final = struct.Struct(">14q")
+
+
+def chain_hash(
+    previous_hash: bytes,
+    *,
+    transfer_id: int,
+    account_id: int,
+    seq: int,
+    previous_id: int,
+    code: int,
+    amount: int,
+    balance_after: int,
+    at_ms: int,
+    price_version: int | None,
+    usage: Usage | None,
+    reference: str | None,
+) -> bytes:
+    """Return the 16-byte BLAKE2b digest that binds a transfer to everything before it in its account's chain."""
+    tokens = (
+        (usage.input, usage.cache_read, usage.cache_write, usage.output, usage.reasoning) if usage else (0, 0, 0, 0, 0)
+    )
+    content = _HASHED.pack(
+        transfer_id,
+        account_id,
+        seq,
+        previous_id,
+        code,
+        amount,
+        balance_after,
+        at_ms,
+        price_version or 0,
+        *tokens,
+    )
+    return hashlib.blake2b(previous_hash + content + (reference or "").encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceHold:
+    """Reserve ``amount`` for one request. Answer: :class:`Placed`."""
+
+    account_id: int
+    external_id: str
+    hold_id: int
+    amount: int
+    at_ms: int
+    expires_at_ms: int
+    price_version: int
+    input_tokens: int
+    request_id: str | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettleHold:
+    """Charge what a request cost (0 is allowed) and end its hold. Answer: :class:`Settled`."""
+
+    account_id: int
+    hold_id: int
+    amount: int
+    at_ms: int
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHold:
+    """End a hold without a charge. Answer: :class:`Released`."""
+
+    account_id: int
+    hold_id: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireHold:
+    """End a hold whose time is over; ``charge`` (0 by default) is the documented cost of unknown usage.
+
+    Does nothing to a hold that has ended or is not due. Answer: :class:`Released`.
+    """
+
+    account_id: int
+    hold_id: int
+    at_ms: int
+    charge: int = 0
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LotTerms:
+    """How credits that come in are burned down: lower priority first, then sooner expiry, then older."""
+
+    priority: int = 100
+    expires_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PostTransfer:
+    """Move credits for any reason but usage and expiry. Incoming credits become a lot. Answer: :class:`Posted`.
+
+    ``payment_id`` ties a lot to its payment; a claw-back takes from that payment's lot first.
+    """
+
+    account_id: int
+    external_id: str
+    transfer_id: int
+    code: Code
+    amount: int
+    at_ms: int
+    reference: str | None = None
+    payment_id: int | None = None
+    terms: LotTerms = LotTerms()
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireLots:
+    """Turn what is left of the account's due lots into breakage; open holds are honoured. Answer: :class:`Posted`."""
+
+    account_id: int
+    transfer_id: int
+    at_ms: int
+
+
+Command: TypeAlias = PlaceHold | SettleHold | ReleaseHold | ExpireHold | PostTransfer | ExpireLots
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The hold stands. ``repeated`` says that an earlier request with the same id had placed it."""
+
+    hold_id: int
+    amount: int
+    expires_at_ms: int
+    price_version: int
+    input_tokens: int
+    available: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The charge stands. ``repeated`` says that it had been settled before, for ``amount``."""
+
+    hold_id: int
+    amount: int
+    balance: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The hold has ended without a charge, or with the documented one for unknown usage."""
+
+    hold_id: int
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """The transfer stands; ``balance`` is what it left."""
+
+    amount: int
+    balance: int
+
+
+Answer: TypeAlias = Placed | Settled | Released | Posted

@@ -1,0 +1,408 @@
+"""The ledger's rules. Pure: no SQL, no clock, no ids made here; the same rules run on every database.
+
+A :class:`Book` is the working set of one batch. ``decide`` applies one command to it: either completely, leaving the
+rows to write in the book, or not at all, raising why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from hookspecs import Usage
+
+from ..errors import (
+    AccountInDebt,
+    HoldEnded,
+    InsufficientCredits,
+    InvalidValue,
+    LedgerError,
+    RequestIdReused,
+    UnknownHold,
+)
+from ..money import MAX_AMOUNT, require_amount
+from .entries import (
+    CLAW_BACKS,
+    INCOMING,
+    AccountState,
+    Answer,
+    Code,
+    Command,
+    ExpireHold,
+    ExpireLots,
+    HoldState,
+    HoldStatus,
+    LotState,
+    Placed,
+    PlaceHold,
+    Posted,
+    PostTransfer,
+    Released,
+    ReleaseHold,
+    Settled,
+    SettleHold,
+    TransferRow,
+    chain_hash,
+)
+from .ids import companion_id
+from .lots import attribute_spend, burn, burn_down_order, expire, next_expiry_at_ms
+
+
+@dataclass(slots=True)
+class Book:
+    """What a batch has read, and what it has to write.
+
+    ``settled`` maps ids of transfers that stand already to (account id, amount), of those that were looked up.
+    ``lots`` holds the lots with credits left of every account that a command may need them for.
+    """
+
+    accounts: dict[int, AccountState] = field(default_factory=dict)
+    holds: dict[int, HoldState] = field(default_factory=dict)
+    requests: dict[tuple[int, str], int] = field(default_factory=dict)
+    settled: dict[int, tuple[int, int]] = field(default_factory=dict)
+    lots: dict[int, list[LotState]] = field(default_factory=dict)
+    new_accounts: dict[int, int] = field(default_factory=dict)
+    changed_accounts: set[int] = field(default_factory=set)
+    new_holds: dict[int, HoldState] = field(default_factory=dict)
+    ended_holds: dict[int, HoldState] = field(default_factory=dict)
+    deleted_holds: list[int] = field(default_factory=list)
+    new_transfers: list[TransferRow] = field(default_factory=list)
+    new_lots: dict[int, LotState] = field(default_factory=dict)
+    changed_lots: dict[int, LotState] = field(default_factory=dict)
+
+    def clear_writes(self) -> None:
+        """Forget what had to be written, because it has been."""
+        self.new_accounts.clear()
+        self.changed_accounts.clear()
+        self.new_holds.clear()
+        self.ended_holds.clear()
+        self.deleted_holds.clear()
+        self.new_transfers.clear()
+        self.new_lots.clear()
+        self.changed_lots.clear()
+
+
+def decide(book: Book, command: Command) -> Answer:
+    """Apply one command.
+
+    Raises:
+        LedgerError: the rules refuse it; the book is as it was (an expiry that was due may have been posted).
+        InvalidValue: an amount that no account can hold.
+    """
+    match command:
+        case PlaceHold():
+            return _place_hold(book, command)
+        case SettleHold():
+            return _settle_hold(book, command)
+        case ReleaseHold():
+            return _release_hold(book, command)
+        case ExpireHold():
+            return _expire_hold(book, command)
+        case PostTransfer():
+            return _post_transfer(book, command)
+        case ExpireLots():
+            return _expire_lots(book, command)
+        case _:
+            assert_never(command)
+
+
+def _place_hold(book: Book, command: PlaceHold) -> Placed:
+    account = book.accounts.get(command.account_id)
+    if account is None:
+        raise InsufficientCredits(command.external_id, needed=command.amount, available=0)
+    _require_same_name(account, command.external_id)
+    if command.request_id is not None:
+        earlier = book.requests.get((account.id, command.request_id))
+        if earlier is not None:
+            return _repeat_hold(account, book.holds[earlier])
+    if command.hold_id in book.holds:
+        return _repeat_hold(account, book.holds[command.hold_id])
+    if type(command.amount) is not int or not 0 <= command.amount <= MAX_AMOUNT:
+        msg = f"a hold must be 0 to {MAX_AMOUNT} microcredits; got {command.amount!r:.40}"
+        raise InvalidValue(msg)
+    if account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= command.at_ms:
+        _post_breakage(book, account, transfer_id=companion_id(command.hold_id), at_ms=command.at_ms)
+    available = account.balance - account.held
+    if account.balance < 0:
+        raise AccountInDebt(account.external_id, needed=command.amount, available=available)
+    if command.amount > available:
+        raise InsufficientCredits(account.external_id, needed=command.amount, available=available)
+    hold = HoldState(
+        command.hold_id,
+        account.id,
+        command.amount,
+        HoldStatus.PLACED,
+        command.expires_at_ms,
+        command.price_version,
+        command.input_tokens,
+        command.request_id,
+        command.run_id,
+    )
+    book.holds[hold.id] = book.new_holds[hold.id] = hold
+    if command.request_id is not None:
+        book.requests[account.id, command.request_id] = hold.id
+    account.held += command.amount
+    book.changed_accounts.add(account.id)
+    return _placed(hold, account)
+
+
+def _repeat_hold(account: AccountState, hold: HoldState) -> Placed:
+    if hold.status is not HoldStatus.PLACED:
+        msg = f"request id {hold.request_id!r} was already used and has ended; give a new request a new id"
+        raise RequestIdReused(msg, hold_id=hold.id)
+    return _placed(hold, account, repeated=True)
+
+
+def _placed(hold: HoldState, account: AccountState, *, repeated: bool = False) -> Placed:
+    return Placed(
+        hold.id,
+        hold.amount,
+        hold.expires_at_ms,
+        hold.price_version,
+        hold.input_tokens,
+        account.balance - account.held,
+        repeated,
+    )
+
+
+def _settle_hold(book: Book, command: SettleHold) -> Settled:
+    if type(command.amount) is not int or not 0 <= command.amount <= MAX_AMOUNT:
+        msg = f"a cost must be 0 to {MAX_AMOUNT} microcredits; got {command.amount!r:.40}"
+        raise InvalidValue(msg)
+    hold = book.holds.get(command.hold_id)
+    if hold is None or hold.account_id != command.account_id or hold.status is HoldStatus.SETTLED:
+        return _repeat_settle(book, command, hold)
+    if hold.status is HoldStatus.RELEASED:
+        msg = f"hold {hold.id} was released, so it cannot be settled"
+        raise HoldEnded(msg, hold_id=hold.id)
+    account = book.accounts[hold.account_id]
+    if hold.status is HoldStatus.PLACED:
+        account.held -= hold.amount
+    if command.amount:
+        _post_usage(book, account, hold, amount=command.amount, at_ms=command.at_ms, usage=command.usage)
+    _end_hold(book, hold, HoldStatus.SETTLED, proven=command.amount > 0)
+    return Settled(hold.id, command.amount, account.balance)
+
+
+def _repeat_settle(book: Book, command: SettleHold, hold: HoldState | None) -> Settled:
+    account = book.accounts.get(command.account_id)
+    owner, amount = book.settled.get(command.hold_id, (None, 0))
+    if hold is not None and owner is None:
+        owner = hold.account_id
+    if account is None or owner != account.id:
+        msg = f"account has no hold {command.hold_id}: it was never placed here, or it ended long ago and was purged"
+        raise UnknownHold(msg, hold_id=command.hold_id)
+    return Settled(command.hold_id, amount, account.balance, repeated=True)
+
+
+def _release_hold(book: Book, command: ReleaseHold) -> Released:
+    hold = book.holds.get(command.hold_id)
+    if hold is None or hold.account_id != command.account_id:
+        if book.settled.get(command.hold_id, (None, 0))[0] == command.account_id:
+            msg = f"hold {command.hold_id} was settled, so it cannot be released"
+            raise HoldEnded(msg, hold_id=command.hold_id)
+        msg = f"account has no hold {command.hold_id}: it was never placed here, or it ended long ago and was purged"
+        raise UnknownHold(msg, hold_id=command.hold_id)
+    if hold.status is HoldStatus.SETTLED:
+        msg = f"hold {hold.id} was settled, so it cannot be released"
+        raise HoldEnded(msg, hold_id=hold.id)
+    if hold.status is HoldStatus.RELEASED:
+        return Released(hold.id, changed=False)
+    account = book.accounts[hold.account_id]
+    if hold.status is HoldStatus.PLACED:
+        account.held -= hold.amount
+        book.changed_accounts.add(account.id)
+    _end_hold(book, hold, HoldStatus.RELEASED)
+    return Released(hold.id, changed=True)
+
+
+def _expire_hold(book: Book, command: ExpireHold) -> Released:
+    hold = book.holds.get(command.hold_id)
+    if (
+        hold is None
+        or hold.account_id != command.account_id
+        or hold.status is not HoldStatus.PLACED
+        or hold.expires_at_ms > command.at_ms
+    ):
+        return Released(command.hold_id, changed=False)
+    account = book.accounts[hold.account_id]
+    account.held -= hold.amount
+    book.changed_accounts.add(account.id)
+    if command.charge > 0:
+        charge = min(command.charge, hold.amount)
+        _post_usage(book, account, hold, amount=charge, at_ms=command.at_ms, usage=command.usage or Usage())
+        _end_hold(book, hold, HoldStatus.SETTLED, proven=True)
+    else:
+        _end_hold(book, hold, HoldStatus.EXPIRED)
+    return Released(hold.id, changed=True)
+
+
+def _end_hold(book: Book, hold: HoldState, status: HoldStatus, *, proven: bool = False) -> None:
+    """Drop the hold's row where a transfer proves it and no request id needs it; keep it as a tombstone otherwise."""
+    hold.status = status
+    if not proven or hold.request_id is not None:
+        if hold.id not in book.new_holds:
+            book.ended_holds[hold.id] = hold
+        return
+    del book.holds[hold.id]
+    book.ended_holds.pop(hold.id, None)
+    if book.new_holds.pop(hold.id, None) is None:
+        book.deleted_holds.append(hold.id)
+
+
+def _post_usage(book: Book, account: AccountState, hold: HoldState, *, amount: int, at_ms: int, usage: Usage) -> None:
+    _append_transfer(
+        book,
+        account,
+        transfer_id=hold.id,
+        code=Code.USAGE,
+        amount=amount,
+        at_ms=at_ms,
+        price_version=hold.price_version,
+        usage=usage,
+        reference=hold.request_id,
+    )
+    book.settled[hold.id] = (account.id, amount)
+
+
+def _post_transfer(book: Book, command: PostTransfer) -> Posted:
+    require_amount(command.amount, "a transfer")
+    if command.code in {Code.USAGE, Code.EXPIRY}:
+        msg = f"{command.code.name} transfers are made by settling and expiring alone"
+        raise LedgerError(msg)
+    account = book.accounts.get(command.account_id)
+    if account is not None:
+        _require_same_name(account, command.external_id)
+    if account is not None and command.transfer_id in book.settled:
+        return Posted(book.settled[command.transfer_id][1], account.balance)
+    incoming = command.code in INCOMING
+    if account is None:
+        if not incoming and command.code not in CLAW_BACKS:
+            raise InsufficientCredits(command.external_id, needed=command.amount, available=0)
+        account = book.accounts[command.account_id] = AccountState(command.account_id, command.external_id)
+        book.lots[account.id] = []
+        book.new_accounts[account.id] = command.at_ms
+    if not incoming and command.code not in CLAW_BACKS and command.amount > account.available:
+        raise InsufficientCredits(account.external_id, needed=command.amount, available=account.available)
+    if incoming and account.balance + command.amount > MAX_AMOUNT:
+        msg = f"the balance would exceed {MAX_AMOUNT} microcredits"
+        raise InvalidValue(msg)
+    lots = book.lots[account.id]
+    _note_changed(book, attribute_spend(lots, balance=account.balance))
+    _append_transfer(
+        book,
+        account,
+        transfer_id=command.transfer_id,
+        code=command.code,
+        amount=command.amount,
+        at_ms=command.at_ms,
+        reference=command.reference,
+    )
+    if incoming:
+        _add_lot(book, account, command)
+    else:
+        own_lot_first = sorted(lots, key=lambda lot: (lot.payment_id != command.payment_id, burn_down_order(lot)))
+        _note_changed(book, burn(own_lot_first, command.amount))
+    account.next_expiry_at_ms = next_expiry_at_ms(lots)
+    return Posted(command.amount, account.balance)
+
+
+def _add_lot(book: Book, account: AccountState, command: PostTransfer) -> None:
+    """Make a lot of what came in; a debt is repaid from it first, as the balance already shows."""
+    lots = book.lots[account.id]
+    lot = LotState(
+        command.transfer_id,
+        account.id,
+        command.terms.priority,
+        command.terms.expires_at_ms,
+        command.amount,
+        min(command.amount, max(account.balance, 0)),
+        command.payment_id,
+    )
+    lots.append(lot)
+    book.new_lots[lot.id] = lot
+
+
+def _expire_lots(book: Book, command: ExpireLots) -> Posted:
+    account = book.accounts.get(command.account_id)
+    if account is None or account.next_expiry_at_ms is None or account.next_expiry_at_ms > command.at_ms:
+        return Posted(0, account.balance if account else 0)
+    return Posted(_post_breakage(book, account, transfer_id=command.transfer_id, at_ms=command.at_ms), account.balance)
+
+
+def _post_breakage(book: Book, account: AccountState, *, transfer_id: int, at_ms: int) -> int:
+    """Expire due lots as far as open holds allow; what a hold keeps goes when the hold has ended."""
+    lots = book.lots[account.id]
+    _note_changed(book, attribute_spend(lots, balance=account.balance))
+    due = [lot for lot in lots if lot.remaining and lot.expires_at_ms is not None and lot.expires_at_ms <= at_ms]
+    amount = min(sum(lot.remaining for lot in due), max(account.available, 0))
+    if amount:
+        _append_transfer(book, account, transfer_id=transfer_id, code=Code.EXPIRY, amount=amount, at_ms=at_ms)
+        _note_changed(book, expire(sorted(due, key=burn_down_order), amount))
+    account.next_expiry_at_ms = next_expiry_at_ms(lots)
+    book.changed_accounts.add(account.id)
+    return amount
+
+
+def _append_transfer(
+    book: Book,
+    account: AccountState,
+    *,
+    transfer_id: int,
+    code: Code,
+    amount: int,
+    at_ms: int,
+    price_version: int | None = None,
+    usage: Usage | None = None,
+    reference: str | None = None,
+) -> None:
+    """Move the balance and add the account's next link. The only place that changes a balance."""
+    balance_after = account.balance + amount if code in INCOMING else account.balance - amount
+    seq = account.seq + 1
+    digest = chain_hash(
+        account.last_hash,
+        transfer_id=transfer_id,
+        account_id=account.id,
+        seq=seq,
+        previous_id=account.last_transfer_id,
+        code=code,
+        amount=amount,
+        balance_after=balance_after,
+        at_ms=at_ms,
+        price_version=price_version,
+        usage=usage,
+        reference=reference,
+    )
+    book.new_transfers.append(
+        TransferRow(
+            transfer_id,
+            account.id,
+            seq,
+            account.last_transfer_id,
+            code,
+            amount,
+            balance_after,
+            at_ms,
+            digest,
+            price_version,
+            usage,
+            reference,
+        )
+    )
+    account.balance = balance_after
+    account.seq = seq
+    account.last_transfer_id = transfer_id
+    account.last_hash = digest
+    book.changed_accounts.add(account.id)
+
+
+def _note_changed(book: Book, lots: list[LotState]) -> None:
+    for lot in lots:
+        if lot.id not in book.new_lots:
+            book.changed_lots[lot.id] = lot
+
+
+def _require_same_name(account: AccountState, external_id: str) -> None:
+    if account.external_id != external_id:
+        msg = "two account names share one ledger key; rename the newer one"
+        raise LedgerError(msg, account_id=external_id)

@@ -1,0 +1,370 @@
+"""The one door for money: a thread that gathers commands into batches, one database transaction each.
+
+Callers wait for their own answer; the writer takes whatever queued up during the last commit, so nobody waits for a
+timer. A command that the rules refuse fails alone; when the database fails, the batch is replayed command by command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, overload
+
+import peewee
+
+from ..database import Database, file_lock, lock_path
+from ..errors import DatabaseError, LedgerError, OutcomeUnknown, Overloaded
+from .entries import (
+    AccountState,
+    Answer,
+    Command,
+    ExpireHold,
+    ExpireLots,
+    HoldState,
+    HoldStatus,
+    Placed,
+    PlaceHold,
+    Posted,
+    PostTransfer,
+    Released,
+    ReleaseHold,
+    Settled,
+    SettleHold,
+)
+from .ids import IdMaker, now_ms
+from .rules import Book, decide
+from .store import Store, open_store
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+MAX_BATCH: Final = 512
+"""Commands per transaction. Larger batches gain nothing measurable and make the first caller wait."""
+_RETRIES: Final = 6
+_FIRST_PAUSE_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A wider unit of work: its function runs under a savepoint in the batch and may use SQL and rules alone."""
+
+    account_ids: tuple[int, ...]
+    run: Callable[[Transaction], Any]
+
+
+class Transaction:
+    """What a unit of work gets: the batch's database connection and the ledger's rules on the declared accounts.
+
+    Bind queries to ``database``, as in ``Payment.select().where(...).dicts().execute(tx.database)``.
+    """
+
+    def __init__(self, store: Store, book: Book, declared: Iterable[int], *, new_id: IdMaker) -> None:
+        self._store = store
+        self._book = book
+        self._declared = frozenset(declared)
+        self.new_id = new_id
+        self.at_ms = now_ms()
+
+    @property
+    def database(self) -> peewee.Database:
+        """The database, inside the open transaction."""
+        return self._store.database.primary
+
+    def account(self, account_id: int) -> AccountState | None:
+        """Return the account's state as this transaction sees it, or None if it was never credited."""
+        self._require_declared(account_id)
+        return self._book.accounts.get(account_id)
+
+    @overload
+    def decide(self, command: PlaceHold) -> Placed: ...
+    @overload
+    def decide(self, command: SettleHold) -> Settled: ...
+    @overload
+    def decide(self, command: ReleaseHold | ExpireHold) -> Released: ...
+    @overload
+    def decide(self, command: PostTransfer | ExpireLots) -> Posted: ...
+    def decide(self, command: Command) -> Answer:
+        """Apply a ledger command and write its rows.
+
+        Raises:
+            LedgerError: the rules refuse it; the unit of work may go on or let it propagate.
+        """
+        self._require_declared(command.account_id)
+        _load_holds(self._store, self._book, [command], careful=False)
+        answer = decide(self._book, command)
+        self._store.flush(self._book)
+        return answer
+
+    def _require_declared(self, account_id: int) -> None:
+        if account_id not in self._declared:
+            msg = f"this unit of work did not declare account {account_id}, so its row is not locked"
+            raise LedgerError(msg)
+
+
+@dataclass(slots=True)
+class _Item:
+    command: Command | Work
+    loop: asyncio.AbstractEventLoop | None
+    future: Any  # asyncio.Future or concurrent.futures.Future: both have done, set_result and set_exception
+    answer: Any = None
+    error: BaseException | None = None
+
+
+class LedgerWriter:
+    """One per process. ``start`` before use, ``close`` at the end; safe to call from any thread and event loop.
+
+    Raises:
+        Overloaded: more than ``queue_limit`` commands wait; nothing was written.
+    """
+
+    def __init__(self, database: Database, *, new_id: IdMaker, queue_limit: int = 20_000) -> None:
+        self.database = database
+        self._new_id = new_id
+        self._queue_limit = queue_limit
+        self._queue: deque[_Item] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="credits-writer", daemon=True)
+        self._store = open_store(database)
+
+    def start(self) -> None:
+        """Start the writer's thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is queued, then end the thread. Later commands are refused."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @overload
+    async def execute(self, command: PlaceHold) -> Placed: ...
+    @overload
+    async def execute(self, command: SettleHold) -> Settled: ...
+    @overload
+    async def execute(self, command: ReleaseHold | ExpireHold) -> Released: ...
+    @overload
+    async def execute(self, command: PostTransfer | ExpireLots) -> Posted: ...
+    async def execute(self, command: Command) -> Answer:
+        """Apply one command; returns once its commit is on disk.
+
+        A cancelled caller does not undo the command: it is absent or complete, and the same ids converge.
+
+        Raises:
+            LedgerError: the rules refuse it.
+            Overloaded: the queue is full.
+            DatabaseError: the database failed and nothing was written.
+            OutcomeUnknown: the database failed during the commit; repeat the same command.
+        """
+        answer: Answer = await self._submit(command)
+        return answer
+
+    async def work(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
+        """Run a wider unit of work on the declared accounts; returns its result once it is committed.
+
+        It may run twice, when the database failed and the batch is replayed. What it raises reaches the caller, after
+        its savepoint was rolled back.
+        """
+        result: T = await self._submit(Work(tuple(account_ids), run))
+        return result
+
+    def execute_sync(self, command: Command) -> Any:
+        """Do as ``execute`` does, for threads without an event loop."""
+        return self._submit_sync(command)
+
+    def work_sync(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
+        """Do as ``work`` does, for threads without an event loop."""
+        result: T = self._submit_sync(Work(tuple(account_ids), run))
+        return result
+
+    def _submit(self, command: Command | Work) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._enqueue(_Item(command, loop, future))
+        return future
+
+    def _submit_sync(self, command: Command | Work) -> Any:
+        future: Future[Any] = Future()
+        self._enqueue(_Item(command, None, future))
+        return future.result()
+
+    def _enqueue(self, item: _Item) -> None:
+        if self._closing or len(self._queue) >= self._queue_limit:
+            state = "is closed" if self._closing else f"has {self._queue_limit} commands waiting"
+            msg = f"the ledger's writer {state}; nothing was written, try again shortly"
+            raise Overloaded(msg)
+        self._queue.append(item)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _run(self) -> None:
+        queue, wake = self._queue, self._wake
+        while True:
+            if not queue:
+                wake.clear()
+                if not queue and not self._closing:
+                    wake.wait()
+                if not queue and self._closing:
+                    break
+            batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
+            self._process(batch)
+            _answer(batch)
+        self.database.primary.close()
+
+    def _process(self, batch: list[_Item]) -> None:
+        try:
+            self._attempt(batch, careful=False)
+        except Exception as error:  # noqa: BLE001 - whatever failed, every caller gets an answer and the thread lives
+            logger.warning("a batch of %d failed (%s); replaying its commands one by one", len(batch), error)
+            for item in batch:
+                self._replay(item)
+
+    def _replay(self, item: _Item) -> None:
+        """Run one command in a transaction of its own, careful of what an unknown commit may have left."""
+        item.answer = item.error = None
+        for attempt in range(_RETRIES):
+            try:
+                self._attempt([item], careful=True)
+                return
+            except Exception as error:  # noqa: BLE001 - see _process
+                item.error = error
+                if not isinstance(error, peewee.OperationalError | peewee.InterfaceError | peewee.IntegrityError):
+                    break
+                self._reconnect()
+                time.sleep(_FIRST_PAUSE_S * 2**attempt)
+        item.error = _translate(item.error)
+
+    def _reconnect(self) -> None:
+        with contextlib.suppress(peewee.PeeweeException):
+            self.database.primary.close()
+
+    def _attempt(self, batch: Sequence[_Item], *, careful: bool) -> None:
+        self.database.primary.connect(reuse_if_open=True)
+        with contextlib.ExitStack() as stack:
+            if self.database.path is not None:
+                stack.enter_context(file_lock(lock_path(self.database.path)))
+            stack.enter_context(self._store.transaction())
+            book = self._load(batch, careful=careful)
+            for index, item in enumerate(batch):
+                if isinstance(item.command, Work):
+                    book = self._run_work(item, book, batch[index:])
+                else:
+                    _decide(book, item)
+            self._store.flush(book)
+
+    def _run_work(self, item: _Item, book: Book, rest: Sequence[_Item]) -> Book:
+        """Run a unit of work under its savepoint; if it raised, go on with a book read anew."""
+        assert isinstance(item.command, Work)  # noqa: S101 - narrows the type for the reader and mypy
+        self._store.flush(book)
+        try:
+            with self.database.primary.savepoint():
+                transaction = Transaction(self._store, book, item.command.account_ids, new_id=self._new_id)
+                item.answer = item.command.run(transaction)
+                self._store.flush(book)
+        except peewee.OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a unit of work fails alone, with whatever it raises
+            item.error = error
+            return self._load(rest, careful=False)
+        return book
+
+    def _load(self, batch: Sequence[_Item], *, careful: bool) -> Book:
+        """Read what the batch's commands decide on: one statement each for accounts, holds and lots."""
+        store, book = self._store, Book()
+        commands: list[Command] = []
+        account_ids: set[int] = set()
+        need_lots: set[int] = set()
+        for item in batch:
+            command = item.command
+            if isinstance(command, Work):
+                account_ids.update(command.account_ids)
+                need_lots.update(command.account_ids)
+                continue
+            commands.append(command)
+            account_ids.add(command.account_id)
+            if isinstance(command, PostTransfer | ExpireLots):
+                need_lots.add(command.account_id)
+        book.accounts = {account.id: account for account in store.accounts(account_ids)}
+        now = now_ms()
+        for account in book.accounts.values():
+            if account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= now:
+                need_lots.add(account.id)
+        if need_lots:
+            book.lots = {account_id: [] for account_id in need_lots}
+            for lot in store.lots(need_lots):
+                book.lots[lot.account_id].append(lot)
+        _load_holds(store, book, commands, careful=careful)
+        return book
+
+
+def _load_holds(store: Store, book: Book, commands: Sequence[Command], *, careful: bool) -> None:
+    """Add the holds that the commands name, and the transfers that prove those that are gone.
+
+    ``careful``: also look whether the rows that the commands would write exist, after a commit of unknown outcome.
+    """
+    ends = {command.hold_id for command in commands if isinstance(command, SettleHold | ReleaseHold | ExpireHold)}
+    placements = [command for command in commands if isinstance(command, PlaceHold)]
+    keys = {(command.account_id, command.request_id) for command in placements if command.request_id is not None}
+    transfer_ids: set[int] = set()
+    if careful:
+        ends |= {command.hold_id for command in placements}
+        transfer_ids = {command.transfer_id for command in commands if isinstance(command, PostTransfer | ExpireLots)}
+    ends -= book.holds.keys()
+    for hold in [*(store.holds(ends) if ends else ()), *(store.requests(keys) if keys else ())]:
+        known = book.holds.setdefault(hold.id, hold)
+        if known.request_id is not None:
+            book.requests[known.account_id, known.request_id] = known.id
+    transfer_ids |= {hold_id for hold_id in ends if _may_be_settled(book.holds.get(hold_id))}
+    if transfer_ids:
+        book.settled.update({row[0]: (row[1], row[2]) for row in store.transfers(transfer_ids)})
+
+
+def _may_be_settled(hold: HoldState | None) -> bool:
+    return hold is None or hold.status is HoldStatus.SETTLED
+
+
+def _decide(book: Book, item: _Item) -> None:
+    assert not isinstance(item.command, Work)  # noqa: S101 - narrows the type for the reader and mypy
+    try:
+        item.answer = decide(book, item.command)
+    except Exception as error:  # noqa: BLE001 - a command that raises fails alone
+        item.error = error
+
+
+def _translate(error: BaseException | None) -> BaseException:
+    if isinstance(error, peewee.IntegrityError | peewee.DataError | peewee.ProgrammingError):
+        return DatabaseError(f"the database refused the command: {error}")
+    if isinstance(error, peewee.PeeweeException):
+        return OutcomeUnknown(f"the database failed ({error}); repeat the same command with the same ids, it converges")
+    return error or DatabaseError("the command was not run")
+
+
+def _answer(batch: Sequence[_Item]) -> None:
+    """Answer every caller: one call into each event loop, whatever the number of its callers."""
+    by_loop: dict[asyncio.AbstractEventLoop | None, list[_Item]] = {}
+    for item in batch:
+        by_loop.setdefault(item.loop, []).append(item)
+    for loop, items in by_loop.items():
+        if loop is None:
+            _resolve(items)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
+                loop.call_soon_threadsafe(_resolve, items)
+
+
+def _resolve(items: Sequence[_Item]) -> None:
+    for item in items:
+        if item.future.done():
+            continue
+        if item.error is not None:
+            item.future.set_exception(item.error)
+        else:
+            item.future.set_result(item.answer)

@@ -1,0 +1,222 @@
+"""Frozen settings. The only reader of the environment; everything else is handed a :class:`Settings`.
+
+The environment names what differs per machine (keys, URLs, database); an optional TOML file, named by
+``CREDITS_SETTINGS``, holds what a shop decides: packages, prices and rules. See docs/configuration.md.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from .errors import ConfigurationError
+from .money import BASIS_POINTS
+
+DEFAULT_PACKAGES: Final[tuple[Mapping[str, Any], ...]] = (
+    {"id": 1, "name": "Starter", "credits": 1_000, "price_minor": 1_000, "currency": "usd"},
+    {"id": 2, "name": "Plus", "credits": 5_500, "price_minor": 5_000, "currency": "usd"},
+    {"id": 3, "name": "Studio", "credits": 24_000, "price_minor": 20_000, "currency": "usd"},
+)
+"""What is sold while the settings file has no ``[[packages]]``: 1,000 credits for $10, and two larger packages."""
+
+
+class UnknownUsageRule(StrEnum):
+    """What a request costs whose usage was never reported (crash, hold expired)."""
+
+    RELEASE = "release"
+    CHARGE_INPUT = "charge_input"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a build of the product needs to know. Durations end in their unit; secrets stay out of ``repr``."""
+
+    database_url: str = "sqlite:///credits.db"
+    frontend_url: str = "http://127.0.0.1:8080"
+    stripe_secret_key: str = field(default="", repr=False)
+    stripe_webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+    stripe_api_base: str | None = None
+    prefix: str = "/api/credits"
+    pages_prefix: str = "/credits"
+    packages: Sequence[Mapping[str, Any]] = DEFAULT_PACKAGES
+    prices: Mapping[str, Any] = field(default_factory=dict)
+    credits_per_usd: int = 100
+    markup_bps: int = 1_500
+    default_max_output_tokens: int = 4_096
+    hold_ttl_s: int = 600
+    unknown_usage: UnknownUsageRule = UnknownUsageRule.RELEASE
+    sweep_interval_s: float = 5.0
+    queue_limit: int = 20_000
+    low_balance_credits: int = 100
+
+    def __post_init__(self) -> None:
+        _require_url(self.frontend_url, "FRONTEND_URL")
+        for name in ("prefix", "pages_prefix"):
+            value = getattr(self, name)
+            if not value.startswith("/") or value.endswith("/"):
+                msg = f"{name} must start with a slash and not end with one, like '/api/credits'; got {value!r}"
+                raise ConfigurationError(msg)
+        for name, lowest, highest in _BOUNDS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not lowest <= value <= highest:
+                msg = f"{name} must be between {lowest} and {highest}; got {value!r}"
+                raise ConfigurationError(msg)
+        if any(not secret.strip() for secret in self.stripe_webhook_secrets):
+            msg = "STRIPE_WEBHOOK_SECRET has an empty entry: anybody can sign with an empty secret; remove it"
+            raise ConfigurationError(msg)
+
+    @property
+    def livemode(self) -> bool:
+        """Whether the Stripe key moves real money. Events of the other mode are quarantined."""
+        return self.stripe_secret_key.startswith(("sk_live_", "rk_live_"))
+
+    @property
+    def purchase_url(self) -> str:
+        """The page on which a user buys credits."""
+        return f"{self.frontend_url}{self.pages_prefix}"
+
+    @property
+    def success_url(self) -> str:
+        """Where Stripe sends a buyer who has paid; Stripe fills in the session id."""
+        return f"{self.purchase_url}/success?session_id={{CHECKOUT_SESSION_ID}}"
+
+    @property
+    def cancel_url(self) -> str:
+        """Where Stripe sends a buyer who goes back."""
+        return f"{self.purchase_url}/cancel"
+
+    def require_stripe(self) -> None:
+        """Refuse to take payments without keys.
+
+        Raises:
+            ConfigurationError: naming each missing variable.
+        """
+        missing = [
+            name
+            for name, value in (
+                ("STRIPE_SECRET_KEY", self.stripe_secret_key),
+                ("STRIPE_WEBHOOK_SECRET", self.stripe_webhook_secrets),
+            )
+            if not value
+        ]
+        if missing:
+            msg = (
+                f"{' and '.join(missing)} not set: copy them from the Stripe dashboard (Developers), "
+                "or use those of `credits sandbox`"
+            )
+            raise ConfigurationError(msg)
+
+
+_BOUNDS: Final = (
+    ("credits_per_usd", 1, 1_000_000),
+    ("markup_bps", 0, 100 * BASIS_POINTS),
+    ("default_max_output_tokens", 1, 10_000_000),
+    ("hold_ttl_s", 1, 86_400),
+    ("sweep_interval_s", 0.05, 3_600),
+    ("queue_limit", 16, 10_000_000),
+    ("low_balance_credits", 0, 10**12),
+)
+
+_ENVIRONMENT: Final = {
+    "DATABASE_URL": "database_url",
+    "FRONTEND_URL": "frontend_url",
+    "STRIPE_SECRET_KEY": "stripe_secret_key",
+    "STRIPE_WEBHOOK_SECRET": "stripe_webhook_secrets",
+    "CREDITS_STRIPE_API_BASE": "stripe_api_base",
+    "CREDITS_PREFIX": "prefix",
+    "CREDITS_PAGES_PREFIX": "pages_prefix",
+    "CREDITS_PER_USD": "credits_per_usd",
+    "CREDITS_MARKUP_BPS": "markup_bps",
+    "CREDITS_DEFAULT_MAX_OUTPUT_TOKENS": "default_max_output_tokens",
+    "CREDITS_HOLD_TTL_S": "hold_ttl_s",
+    "CREDITS_UNKNOWN_USAGE": "unknown_usage",
+    "CREDITS_SWEEP_INTERVAL_S": "sweep_interval_s",
+    "CREDITS_QUEUE_LIMIT": "queue_limit",
+    "CREDITS_LOW_BALANCE_CREDITS": "low_balance_credits",
+}
+
+# What the TOML file may set besides [[packages]] and [prices]; secrets stay in the environment.
+_FILE_KEYS: Final = frozenset(_ENVIRONMENT.values()) - {"stripe_secret_key", "stripe_webhook_secrets"}
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the environment and the TOML file that ``CREDITS_SETTINGS`` names; the environment wins.
+
+    Raises:
+        ConfigurationError: a value is missing or wrong; the message names the variable and says what to write.
+    """
+    source = os.environ if environment is None else environment
+    values = _read_file(source.get("CREDITS_SETTINGS"))
+    for name, attribute in _ENVIRONMENT.items():
+        if source.get(name, "").strip():
+            values[attribute] = _parse(name, attribute, source[name].strip())
+    if "STRIPE_WEBHOOK_SECRET" in source and not source["STRIPE_WEBHOOK_SECRET"].strip():
+        msg = "STRIPE_WEBHOOK_SECRET is empty: anybody can sign with an empty secret; set it or remove the variable"
+        raise ConfigurationError(msg)
+    if "frontend_url" in values:
+        values["frontend_url"] = values["frontend_url"].rstrip("/")
+    return Settings(**values)
+
+
+def _parse(name: str, attribute: str, text: str) -> Any:
+    match attribute:
+        case "stripe_webhook_secrets":
+            return tuple(secret.strip() for secret in text.split(","))
+        case "unknown_usage":
+            return _parse_rule(name, text)
+        case "sweep_interval_s":
+            return _parse_number(name, text, float)
+        case _ if any(attribute == bound[0] for bound in _BOUNDS):
+            return _parse_number(name, text, int)
+        case _:
+            return text
+
+
+def _parse_rule(name: str, text: str) -> UnknownUsageRule:
+    try:
+        return UnknownUsageRule(text)
+    except ValueError:
+        msg = f"{name} must be one of {', '.join(UnknownUsageRule)}; got {text!r}"
+        raise ConfigurationError(msg) from None
+
+
+def _parse_number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        msg = f"{name} must be a number, without a unit; got {text!r}"
+        raise ConfigurationError(msg) from None
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"CREDITS_SETTINGS names {path}, which cannot be read: {error.strerror}"
+        raise ConfigurationError(msg) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path} is not valid TOML: {error}"
+        raise ConfigurationError(msg) from error
+    unknown = table.keys() - _FILE_KEYS - {"packages", "prices"}
+    if unknown:
+        known = ", ".join(sorted(_FILE_KEYS | {"packages", "prices"}))
+        msg = f"{path} has unknown settings {', '.join(sorted(unknown))}; known are {known}"
+        raise ConfigurationError(msg)
+    if "unknown_usage" in table:
+        table["unknown_usage"] = _parse_rule("unknown_usage", str(table["unknown_usage"]))
+    return table
+
+
+def _require_url(value: str, name: str) -> None:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+        msg = f"{name} must be an http(s) address without a query, like 'https://chat.example.com'; got {value!r}"
+        raise ConfigurationError(msg)

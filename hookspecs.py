@@ -1,0 +1,357 @@
+"""The contract between an agent host and the credits plugin: hook specs, value types and the caller for async hooks.
+
+Nothing but the standard library and pluggy is imported here, so that a host can depend on the contract alone.
+Import these names from ``credits_plugin``; this module is its source of truth.
+
+pluggy itself is synchronous: a coroutine returned by an implementation would win a ``firstresult`` hook even if it
+resolved to ``None``, and a wrapper would see it before it ran. The async hooks are therefore called through
+:class:`HookCaller`, which awaits, stops at the first refusal and fails closed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import pluggy
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+PROJECT_NAME: Final = "credits_plugin"
+HOOKSPEC_VERSION: Final = 1
+"""Raised when a hook or a field changes its meaning. Carried on every :class:`AIRequest`."""
+
+hookspec = pluggy.HookspecMarker(PROJECT_NAME)
+hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Measured tokens of one AI request. The five counts are disjoint: together they are all tokens.
+
+    ``input`` are prompt tokens that were neither read from nor written to the provider's cache; ``output`` are the
+    visible completion tokens, without ``reasoning``.
+    """
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("input", "cache_read", "cache_write", "output", "reasoning"):
+            count = getattr(self, name)
+            if type(count) is not int or count < 0:
+                msg = f"usage.{name} must be a whole number of tokens, 0 or more; got {count!r}"
+                raise ValueError(msg)
+
+    @property
+    def total_tokens(self) -> int:
+        """All tokens of the request."""
+        return self.input + self.cache_read + self.cache_write + self.output + self.reasoning
+
+    @classmethod
+    def from_openai(cls, usage: Mapping[str, Any]) -> Usage:
+        """Translate the ``usage`` object of an OpenAI-compatible answer (Chat Completions or Responses).
+
+        There, cached tokens are part of the prompt tokens and reasoning tokens part of the completion tokens.
+        A part that exceeds its whole is cut to it, so that a confused upstream is never charged twice.
+
+        Raises:
+            ValueError: a count is missing, negative or no whole number.
+        """
+        prompt = _count(usage, "prompt_tokens", "input_tokens")
+        completion = _count(usage, "completion_tokens", "output_tokens")
+        prompt_parts = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+        completion_parts = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
+        cached = min(_count(prompt_parts, "cached_tokens", default=0), prompt)
+        written = min(_count(prompt_parts, "cache_write_tokens", default=0), prompt - cached)
+        reasoning = min(_count(completion_parts, "reasoning_tokens", default=0), completion)
+        return cls(
+            input=prompt - cached - written,
+            cache_read=cached,
+            cache_write=written,
+            output=completion - reasoning,
+            reasoning=reasoning,
+        )
+
+
+def _count(source: Mapping[str, Any], *names: str, default: int | None = None) -> int:
+    for name in names:
+        value = source.get(name)
+        if value is not None:
+            if type(value) is not int or value < 0:
+                msg = f"usage[{name!r}] must be a whole number of tokens, 0 or more; got {value!r}"
+                raise ValueError(msg)
+            return value
+    if default is None:
+        msg = f"the provider's usage has none of {', '.join(names)}"
+        raise ValueError(msg)
+    return default
+
+
+@dataclass(frozen=True, slots=True)
+class AIRequest:
+    """One provider call that is about to be made. The unit is one call, not one conversation.
+
+    ``account_id`` is the host's own name for the payer and must come from the host's authentication, never from the
+    client's body. ``messages`` are in the OpenAI chat format. ``request_id`` makes a retry converge: the same id on
+    the same account is the same hold; without one every request is new. Calls of one agent run share ``run_id``.
+    """
+
+    account_id: str
+    model: str
+    messages: Sequence[Mapping[str, Any]] = ()
+    provider: str | None = None
+    max_output_tokens: int | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
+    request_id: str | None = None
+    run_id: str | None = None
+    stream: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    hookspec_version: int = HOOKSPEC_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Upper bound of what a request can cost. ``cost_microcredits`` includes the markup."""
+
+    model: str
+    input_tokens: int
+    max_output_tokens: int
+    cost_microcredits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Credits reserved for one AI request. Pass it back, unchanged, to ``after_ai_request``."""
+
+    hold_id: int
+    account_id: str
+    amount_microcredits: int
+    estimate: Estimate
+    price_version: int
+    expires_at_ms: int
+    request_id: str | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request must not be sent. A value, never an exception: several hosts swallow exceptions and serve anyway.
+
+    ``code`` is stable (``insufficient_credits``, ``account_in_debt``, ``unknown_model``, ``gate_failed``, …);
+    ``message`` is for a person. Amounts are microcredits. Answer it with HTTP 402 and the ``purchase_url``.
+    """
+
+    code: str
+    message: str
+    needed_microcredits: int = 0
+    available_microcredits: int = 0
+    purchase_url: str | None = None
+
+
+class OutcomeStatus(StrEnum):
+    """How a provider call ended."""
+
+    COMPLETED = "completed"
+    FAILED_BEFORE_SEND = "failed_before_send"
+    FAILED_AFTER_SEND = "failed_after_send"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened to the request. ``usage`` is the provider's own figure, or None where it gave none.
+
+    ``streamed_text`` is what reached the host of an aborted stream; it is counted when there is no usage.
+    """
+
+    status: OutcomeStatus
+    usage: Usage | None = None
+    streamed_text: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreditEvent:
+    """Something that was committed: ``purchased``, ``low_balance``, ``refunded``, … ``data`` is JSON-able.
+
+    Events are delivered at least once; ``event_id`` is the same on every delivery.
+    """
+
+    event_id: int
+    kind: str
+    account_id: str
+    data: Mapping[str, Any]
+
+
+class CreditsSpecs:
+    """The hooks. ``pm.add_hookspecs(CreditsSpecs)`` makes a host's plugin manager know them."""
+
+    @hookspec(firstresult=True)
+    def resolve_account(self, http_request: web.Request) -> Awaitable[str | None] | str | None:
+        """Name the account that a request to the mounted routes belongs to; None from every plugin means 401."""
+
+    @hookspec
+    def before_ai_request(self, request: AIRequest) -> Awaitable[Hold | Refusal | None] | Hold | Refusal | None:
+        """Place a hold for a provider call or refuse it; None has no opinion. Runs before each provider call."""
+
+    @hookspec
+    def after_ai_request(self, request: AIRequest, hold: Hold, outcome: Outcome) -> Awaitable[None] | None:
+        """Settle or release a hold. Runs exactly once for every hold, whatever happened to the call."""
+
+    @hookspec(firstresult=True)
+    def estimate_ai_request(self, request: AIRequest) -> Awaitable[Estimate | None] | Estimate | None:
+        """Override the built-in estimate of a request; None leaves it to the next plugin, then to the built-in."""
+
+    @hookspec
+    def provide_web_app(self) -> web.Application | None:
+        """Return an aiohttp sub-application to mount; called once, before the host freezes its application."""
+
+    @hookspec(historic=True)
+    def credits_ready(self, service: Any) -> None:
+        """Learn that the plugin is up; ``service`` is its ``Credits``. Plugins registered later are told too."""
+
+    @hookspec
+    def on_credit_event(self, event: CreditEvent) -> Awaitable[None] | None:
+        """Hear of a committed event (purchased, refunded, low balance, …); at least once, after the commit."""
+
+
+ASYNC_HOOKS: Final = (
+    "resolve_account",
+    "before_ai_request",
+    "after_ai_request",
+    "estimate_ai_request",
+    "on_credit_event",
+)
+"""Hooks whose implementations may be ``async def``; call them through :class:`HookCaller`, never directly."""
+
+
+class HookContractError(RuntimeError):
+    """The host's plugins cannot be called safely: no gate is registered, or a wrapper sits on an async hook."""
+
+
+class HookCaller:
+    """Calls the async hooks of a host's plugin manager and fails closed.
+
+    Raises:
+        HookContractError: no plugin implements ``before_ai_request`` (a host without a gate would serve for free),
+            or an async hook has a wrapper (it would see coroutines that nobody awaited).
+    """
+
+    def __init__(self, plugin_manager: pluggy.PluginManager) -> None:
+        self._plugin_manager = plugin_manager
+        self._check_contract()
+
+    async def before_ai_request(self, request: AIRequest) -> Hold | Refusal:
+        """Ask every gate in turn: the first refusal ends it, a failing gate refuses, and exactly one hold is needed.
+
+        Holds that were placed before a later gate refused are given back through ``after_ai_request``.
+        """
+        self._check_contract()
+        hold: Hold | None = None
+        for implementation in self._implementations("before_ai_request"):
+            answer = await self._ask_gate(implementation, request)
+            if isinstance(answer, Refusal) or (answer is not None and hold is not None):
+                await self._give_back(request, hold)
+                if isinstance(answer, Hold):
+                    await self._give_back(request, answer)
+                    return _gate_failed("two plugins placed a hold on one request; keep one of them")
+                return answer
+            hold = answer or hold
+        return hold or _gate_failed("no plugin placed a hold")
+
+    async def after_ai_request(self, request: AIRequest, hold: Hold, outcome: Outcome) -> None:
+        """Run every after-hook, even when one of them raises; failures are logged, the answer is never lost."""
+        for implementation in self._implementations("after_ai_request"):
+            try:
+                await _awaited(_call(implementation, {"request": request, "hold": hold, "outcome": outcome}))
+            except Exception:  # a foreign plugin may raise anything, and the others must still run
+                logger.exception("after_ai_request of plugin %s failed", implementation.plugin_name)
+
+    async def estimate_ai_request(self, request: AIRequest) -> Estimate | None:
+        """Return the first estimate that a plugin gives, or None. An exception propagates: no guess replaces it."""
+        answer: Estimate | None = await self._first("estimate_ai_request", {"request": request})
+        return answer
+
+    async def resolve_account(self, http_request: web.Request) -> str | None:
+        """Return the first account that a plugin names, or None. An exception propagates to a 500, never to access."""
+        answer: str | None = await self._first("resolve_account", {"http_request": http_request})
+        return answer
+
+    async def on_credit_event(self, event: CreditEvent) -> None:
+        """Tell every plugin.
+
+        Raises:
+            ExceptionGroup: at least one plugin failed; all were told, and the event should be delivered again.
+        """
+        failures: list[Exception] = []
+        for implementation in self._implementations("on_credit_event"):
+            try:
+                await _awaited(_call(implementation, {"event": event}))
+            except Exception as failure:  # noqa: BLE001 - a foreign plugin may raise anything; all are told first
+                failures.append(failure)
+        if failures:
+            msg = f"on_credit_event failed for event {event.event_id} ({event.kind})"
+            raise ExceptionGroup(msg, failures)
+
+    async def _ask_gate(self, implementation: pluggy.HookImpl, request: AIRequest) -> Hold | Refusal | None:
+        try:
+            answer = await _awaited(_call(implementation, {"request": request}))
+        except Exception:  # whatever a gate raises, the request must not pass
+            logger.exception("before_ai_request of plugin %s failed; refusing", implementation.plugin_name)
+            return _gate_failed("the credit check failed; try again shortly")
+        if answer is None or isinstance(answer, Hold | Refusal):
+            return answer
+        logger.error("before_ai_request of plugin %s returned %r", implementation.plugin_name, type(answer))
+        return _gate_failed("a credit check returned neither a hold nor a refusal")
+
+    async def _give_back(self, request: AIRequest, hold: Hold | None) -> None:
+        if hold is not None:
+            await self.after_ai_request(request, hold, Outcome(OutcomeStatus.FAILED_BEFORE_SEND))
+
+    async def _first(self, hook: str, arguments: Mapping[str, Any]) -> Any:
+        for implementation in self._implementations(hook):
+            answer = await _awaited(_call(implementation, arguments))
+            if answer is not None:
+                return answer
+        return None
+
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        caller: pluggy.HookCaller = getattr(self._plugin_manager.hook, hook)
+        return caller.get_hookimpls()[::-1]  # pluggy calls the last registered first
+
+    def _check_contract(self) -> None:
+        if not hasattr(self._plugin_manager.hook, "before_ai_request"):
+            msg = "the plugin manager does not know the credits hooks: call pm.add_hookspecs(CreditsSpecs)"
+            raise HookContractError(msg)
+        if not self._implementations("before_ai_request"):
+            msg = "no plugin implements before_ai_request, so requests would be served for free: register CreditsPlugin"
+            raise HookContractError(msg)
+        for hook in ASYNC_HOOKS:
+            for implementation in self._implementations(hook):
+                if implementation.hookwrapper or implementation.wrapper:
+                    msg = f"plugin {implementation.plugin_name} wraps {hook}; wrappers on async hooks are not supported"
+                    raise HookContractError(msg)
+
+
+def _gate_failed(message: str) -> Refusal:
+    return Refusal(code="gate_failed", message=message)
+
+
+def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+    function: Callable[..., Any] = implementation.function
+    return function(*(arguments[name] for name in implementation.argnames))
+
+
+async def _awaited(answer: Any) -> Any:
+    return await answer if inspect.isawaitable(answer) else answer
