@@ -218,6 +218,10 @@ class CreditsSpecs:
         """Return an aiohttp sub-application to mount; called once, before the host freezes its application."""
 
     @hookspec(historic=True)
+    def host_ready(self, hooks: HookCaller) -> None:
+        """Learn the host's :class:`HookCaller`, for plugins that call hooks themselves; later ones are told too."""
+
+    @hookspec(historic=True)
     def credits_ready(self, service: Any) -> None:
         """Learn that the plugin is up; ``service`` is its ``Credits``. Plugins registered later are told too."""
 
@@ -251,6 +255,11 @@ class HookCaller:
     def __init__(self, plugin_manager: pluggy.PluginManager) -> None:
         self._plugin_manager = plugin_manager
         self._check_contract()
+        plugin_manager.hook.host_ready.call_historic(kwargs={"hooks": self})
+
+    def credits_ready(self, service: Any) -> None:
+        """Tell every plugin, also those registered later, that the service is up."""
+        self._plugin_manager.hook.credits_ready.call_historic(kwargs={"service": service})
 
     async def before_ai_request(self, request: AIRequest) -> Hold | Refusal:
         """Ask every gate in turn: the first refusal ends it, a failing gate refuses, and exactly one hold is needed.

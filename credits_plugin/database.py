@@ -162,28 +162,55 @@ def migrate(database: Database) -> list[str]:
     return applied
 
 
-def require_current_schema(database: Database) -> None:
-    """Check that the schema is exactly this version's; an empty database is migrated.
+def prepare_schema(database: Database) -> None:
+    """Migrate an empty or missing database; any other must be this version's already.
 
     Raises:
         DatabaseTooNew: migrated by a newer version.
         DatabaseError: behind this version; the message names the command to run.
     """
-    database.primary.connect(reuse_if_open=True)
+    missing = database.path is not None and not database.path.exists()
+    if missing or not _status(database).applied:
+        migrate(database)
+    else:
+        require_current_schema(database)
+
+
+def require_current_schema(database: Database) -> None:
+    """Check that the database exists and that its schema is exactly this version's; changes nothing.
+
+    Raises:
+        DatabaseTooNew: migrated by a newer version.
+        DatabaseError: missing, or behind this version; the message names the command to run.
+    """
+    if database.path is not None and not database.path.exists():
+        msg = f"there is no database at {database.path}: check DATABASE_URL, or run `credits migrate` to make one"
+        raise DatabaseError(msg)
+    pending = _status(database).pending
+    if pending:
+        missing = ", ".join(pending)
+        msg = f"database {database.name} lacks {missing}: stop the hosts, back it up and run `credits migrate`"
+        raise DatabaseError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    applied: list[str]
+    pending: list[str]
+
+
+def _status(database: Database) -> _Status:
+    _connect_primary(database)
     try:
         runner = Runner(database.primary, str(MIGRATIONS))
         _refuse_newer(runner)
-        pending = [migration.name for migration in runner.status() if not migration.applied]
-        fresh = not runner.applied()
+        status = runner.status()
     finally:
         database.primary.close()
-    if fresh:
-        migrate(database)
-    elif pending:
-        msg = (
-            f"database {database.name} lacks {', '.join(pending)}: stop the hosts, back it up and run `credits migrate`"
-        )
-        raise DatabaseError(msg)
+    return _Status(
+        [migration.name for migration in status if migration.applied],
+        [migration.name for migration in status if not migration.applied],
+    )
 
 
 @contextlib.contextmanager

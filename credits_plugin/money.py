@@ -27,7 +27,9 @@ def require_amount(value: object, what: str) -> int:
         InvalidValue: a bool, float, string, zero, negative or oversized value.
     """
     if type(value) is not int or not 0 < value <= MAX_AMOUNT:
-        msg = f"{what} must be a whole number from 1 to {MAX_AMOUNT}; got {value!r:.40}"
+        # A huge int is not shown: turning more than 4,300 digits into text is itself an error.
+        shown = "a larger number" if type(value) is int and value > MAX_AMOUNT else f"{value!r:.40}"
+        msg = f"{what} must be a whole number from 1 to {MAX_AMOUNT}; got {shown}"
         raise InvalidValue(msg)
     return value
 

@@ -253,6 +253,7 @@ class Placed:
     """The hold stands. ``repeated`` says that an earlier request with the same id had placed it."""
 
     hold_id: int
+    account_id: int
     amount: int
     expires_at_ms: int
     price_version: int

@@ -7,22 +7,19 @@ times Unix milliseconds. Indexes are named where a query stands on one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import peewee
 
 from hookspecs import Usage
 
-from ..models import SPARSE_INDEX_STEP, Account, Transfer
+from ..models import SPARSE_INDEX_STEP
 from .entries import INCOMING, Code, HoldStatus, LotState
 from .ids import id_time_ms
+from .keysets import accounts_starting_with, select
 from .lots import attribute_spend, burn_down_order
-
-T = TypeVar("T")
-COUNT_CAP: Final = 10_000
-"""Counts stop here: a page says ``>10,000`` instead of reading a whole table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +131,9 @@ class LedgerTotals:
     debt: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeyWindow:
-    """Where pages of a long list start: every ``step``-th key, so that any page is one seek away.
-
-    ``rows`` counts at most ``COUNT_CAP``; ``capped`` says that there are more. A page is the rows after its key; the
-    first page has ``None`` where the window starts with the list.
-    """
-
-    rows: int
-    capped: bool
-    keys: tuple[Any, ...]
-
-
 def account_balance(database: peewee.Database, account_id: int) -> Balance | None:
     """Return one account, or None where it was never granted anything."""
-    rows = _select(database, f"SELECT {_ACCOUNT} FROM account a WHERE a.id = %s", [account_id])
+    rows = select(database, f"SELECT {_ACCOUNT} FROM account a WHERE a.id = %s", [account_id])
     return _balance(rows[0]) if rows else None
 
 
@@ -160,24 +144,14 @@ def accounts_page(
 
     ``prefix`` keeps those whose external id, or e-mail address in any case, starts with it.
     """
-    source, parameters = _accounts_starting_with(database, prefix)
+    source, parameters = accounts_starting_with(database, prefix)
     later, bound = ("WHERE a.external_id > %s", [after]) if after is not None else ("", [])
-    rows = _select(
+    rows = select(
         database,
         f"SELECT {_ACCOUNT} FROM {source} a {later} ORDER BY a.external_id LIMIT %s",
         [*parameters, *bound, limit],
     )
     return [_balance(row) for row in rows]
-
-
-def account_window(
-    database: peewee.Database, *, prefix: str = "", after: str | None = None, step: int = 50
-) -> KeyWindow:
-    """Return where the pages of :func:`accounts_page` start, from the one following ``after``."""
-    source, parameters = _accounts_starting_with(database, prefix)
-    later, bound = ("WHERE a.external_id > %s", [after]) if after is not None else ("", [])
-    keys = f"SELECT a.external_id AS k FROM {source} a {later} ORDER BY k LIMIT {COUNT_CAP + 1}"
-    return _window(database, keys, [*parameters, *bound], order="k", first=after, step=step)
 
 
 def account_transfers(
@@ -189,7 +163,7 @@ def account_transfers(
     ``transfer_chain`` (one seek and at most 32 steps before the page).
     """
     sql, parameters = _chain_walk(database, account_id, before_seq=before_seq, limit=limit)
-    return [_transfer_line(row) for row in _select(database, sql, parameters)] if sql else []
+    return [_transfer_line(row) for row in select(database, sql, parameters)] if sql else []
 
 
 def chain_sums(
@@ -204,28 +178,27 @@ def chain_sums(
     oldest = max(after_seq, newest - limit) + 1
     if newest < oldest:
         return None
-    walk = _WALK.format(columns="id, account_id, previous_id, seq, code, amount, balance_after", start="t.id = %s")
-    rows = _select(
+    walk = _walk("id account_id previous_id seq code amount balance_after", start="link.id = %s")
+    rows = select(
         database,
-        f"{walk} SELECT code, count(*), sum(amount), min(seq), sum(CASE WHEN seq = %s THEN balance_after ELSE 0 END) "
+        f"{walk} SELECT code, count(*), sum(amount), sum(CASE WHEN seq = %s THEN balance_after ELSE 0 END), "
+        "sum(CASE WHEN seq = %s THEN balance_after ELSE 0 END), sum(CASE WHEN seq = %s THEN amount ELSE 0 END) "
         "FROM chain GROUP BY code",
-        [account_id, last_id, account_id, oldest, newest],
+        [account_id, last_id, account_id, oldest, newest, oldest, oldest],
     )
-    by_code = {Code(code): CodeSum(count, _signed(code, int(amount))) for code, count, amount, *_ in rows}
-    closing = sum(int(row[4]) for row in rows)
-    edge = _select(
-        database,
-        f"{walk} SELECT code, amount, balance_after FROM chain WHERE seq = %s",
-        [account_id, last_id, account_id, oldest, oldest],
+    return ChainSums(
+        oldest,
+        newest,
+        opening=sum(int(after) - _signed(code, int(amount)) for code, _, _, _, after, amount in rows),
+        closing=sum(int(row[3]) for row in rows),
+        by_code={Code(code): CodeSum(count, _signed(code, int(total))) for code, count, total, *_ in rows},
     )
-    code, amount, balance_after = edge[0]
-    return ChainSums(oldest, newest, balance_after - _signed(code, amount), closing, by_code)
 
 
 def open_holds(database: peewee.Database, account_id: int | None = None, *, limit: int = 50) -> list[OpenHold]:
     """Return open holds of one account, or of all, newest first. The table holds little else, so it is read through."""
     mine, bound = ("h.account_id = %s AND", [account_id]) if account_id is not None else ("", [])
-    rows = _select(
+    rows = select(
         database,
         "SELECT h.id, h.account_id, a.external_id, h.amount, h.expires_at_ms, p.model, h.input_tokens, h.request_id, "
         "h.run_id FROM hold h LEFT JOIN account a ON a.id = h.account_id LEFT JOIN price_version p "
@@ -237,7 +210,7 @@ def open_holds(database: peewee.Database, account_id: int | None = None, *, limi
 
 def account_lots(database: peewee.Database, account_id: int) -> list[LotLine]:
     """Return an account's lots with credits left, in burn-down order, with all spend so far attributed (in memory)."""
-    rows = _select(
+    rows = select(
         database,
         "SELECT l.id, l.priority, l.expires_at_ms, l.amount, l.remaining, l.payment_id, a.balance, t.code, t.reference "
         "FROM lot l LEFT JOIN account a ON a.id = l.account_id LEFT JOIN transfer t ON t.id = l.id "
@@ -255,7 +228,7 @@ def account_lots(database: peewee.Database, account_id: int) -> list[LotLine]:
 def ledger_page(database: peewee.Database, *, before_id: int | None = None, limit: int = 50) -> list[LedgerLine]:
     """Return transfers of all accounts, newest first by id, from the one below ``before_id``."""
     older, bound = ("WHERE t.id < %s", [before_id]) if before_id is not None else ("", [])
-    rows = _select(database, f"{_LEDGER} {older} ORDER BY t.id DESC LIMIT %s", [*bound, limit])
+    rows = select(database, f"{_LEDGER} {older} ORDER BY t.id DESC LIMIT %s", [*bound, limit])
     return [LedgerLine(row[0], row[1], _transfer_line(row[2:])) for row in rows]
 
 
@@ -264,7 +237,7 @@ def transfers_by_reference(database: peewee.Database, reference: str, *, limit: 
 
     Stands on the partial index ``transfer_reference``, which leaves usage out.
     """
-    rows = _select(
+    rows = select(
         database,
         f"{_LEDGER} WHERE t.reference = %s AND t.code <> {int(Code.USAGE)} ORDER BY t.id DESC LIMIT %s",
         [reference, limit],
@@ -274,7 +247,7 @@ def transfers_by_reference(database: peewee.Database, reference: str, *, limit: 
 
 def ledger_totals(database: peewee.Database) -> LedgerTotals:
     """Sum all accounts' balances. Reads the account table once (about 80 ms for a million): not for every frame."""
-    count, outstanding, held, debt = _select(
+    count, outstanding, held, debt = select(
         database,
         "SELECT count(*), sum(CASE WHEN balance > 0 THEN balance ELSE 0 END), sum(held), "
         "sum(CASE WHEN balance < 0 THEN -balance ELSE 0 END) FROM account",
@@ -282,30 +255,89 @@ def ledger_totals(database: peewee.Database) -> LedgerTotals:
     return LedgerTotals(count, int(outstanding or 0), int(held or 0), int(debt or 0))
 
 
-def key_window(
-    database: peewee.Database,
-    key: peewee.Field,
-    *conditions: peewee.Expression,
-    before: int | None = None,
-    from_end: bool = False,
-    step: int = 50,
-) -> KeyWindow:
-    """Return where the pages of a list start that runs newest first by an integer ``key``, below ``before``.
-
-    ``from_end`` gives the last ``COUNT_CAP`` rows instead of the first. ``conditions`` must leave an index in key order.
-    """
-    where = [*conditions, *([key < before] if before is not None else [])]
-    order = key.asc() if from_end else key.desc()
-    query = key.model.select(key.alias("k")).order_by(order).limit(COUNT_CAP + 1)
-    sql, parameters = database.get_sql_context().sql(query.where(*where) if where else query).query()
-    if from_end:
-        return _window_from_end(_native(database, sql, parameters), step=step)
-    rows = _native(database, _EVERY_NTH.format(keys=sql, order="k DESC", step=step), parameters)
-    return _key_window(rows, first=before, step=step)
+_ACCOUNT: Final = "a.id, a.external_id, a.balance, a.held, a.next_expiry_at_ms, a.email, a.seq, a.created_at_ms"
+_TRANSFER: Final = (
+    "t.id, t.seq, t.code, t.amount, t.balance_after, t.at_ms, t.reference, p.model, "
+    "t.input, t.cache_read, t.cache_write, t.output, t.reasoning"
+)
+# LEFT JOINs keep the planner on transfer's own order; the joined rows are always there.
+_LEDGER: Final = (
+    f"SELECT t.account_id, a.external_id, {_TRANSFER} FROM transfer t LEFT JOIN account a ON a.id = t.account_id "
+    "LEFT JOIN price_version p ON p.id = t.price_version"
+)
+_FROM_INDEX: Final = f"link.seq = %s AND (link.seq & {SPARSE_INDEX_STEP - 1}) = 0"
 
 
-def ledger_window(
-    database: peewee.Database, *, before_id: int | None = None, from_end: bool = False, step: int = 50
-) -> KeyWindow:
-    """Return where the pages of :func:`ledger_page` start."""
-    return key_window(database, Transfer.id, before=before_id, from_end=from_end, step=step)
+def _chain_head(database: peewee.Database, account_id: int) -> tuple[int, int]:
+    """Return the seq and id of an account's last transfer; zeros where there is none."""
+    rows = select(database, "SELECT seq, last_transfer_id FROM account WHERE id = %s", [account_id])
+    return (rows[0][0], rows[0][1]) if rows else (0, 0)
+
+
+def _chain_walk(
+    database: peewee.Database, account_id: int, *, before_seq: int | None, limit: int
+) -> tuple[str, list[int]]:
+    """Return the statement of one page and its parameters; an empty one where there is nothing to read."""
+    head, start = _chain_head(database, account_id)
+    newest = head if before_seq is None else min(before_seq - 1, head)
+    if newest < 1 or limit < 1:
+        return "", []
+    condition = "link.id = %s"
+    indexed = -(-newest // SPARSE_INDEX_STEP) * SPARSE_INDEX_STEP
+    if indexed < head:
+        condition, start = _FROM_INDEX, indexed
+    walk = _walk(
+        "id account_id previous_id seq code amount balance_after at_ms reference price_version "
+        "input cache_read cache_write output reasoning",
+        start=condition,
+    )
+    page = f"{walk} SELECT {_TRANSFER} FROM chain t LEFT JOIN price_version p ON p.id = t.price_version"
+    oldest = max(newest - limit + 1, 1)
+    return f"{page} WHERE t.seq <= %s ORDER BY t.seq DESC", [account_id, start, account_id, oldest, newest]
+
+
+def _walk(columns: str, *, start: str) -> str:
+    """Return a CTE ``chain``: from one row back to a seq. Parameters: account, start, account, oldest seq."""
+    names = columns.split()
+    listed = ", ".join(f"link.{name}" for name in names)
+    return (
+        f"WITH RECURSIVE chain({', '.join(names)}) AS (SELECT {listed} FROM transfer link "
+        f"WHERE link.account_id = %s AND {start} UNION ALL SELECT {listed} FROM chain c JOIN transfer link "
+        "ON link.id = c.previous_id AND link.account_id = %s WHERE c.seq > %s)"
+    )
+
+
+def _balance(row: Sequence[Any]) -> Balance:
+    account_id, external_id, balance, held, expiry, email, seq, created_at_ms = row
+    return Balance(account_id, external_id, balance, held, balance - held, expiry, email, seq, created_at_ms)
+
+
+def _transfer_line(row: Sequence[Any]) -> TransferLine:
+    identifier, seq, code, amount, balance_after, at_ms, reference, model, *tokens = row
+    usage = Usage(*(count or 0 for count in tokens)) if tokens[0] is not None else None
+    return TransferLine(
+        identifier, seq, Code(code), _signed(code, amount), balance_after, at_ms, reference, model, usage
+    )
+
+
+def _signed(code: int, amount: int) -> int:
+    return amount if code in INCOMING else -amount
+
+
+def _open_hold(row: Sequence[Any]) -> OpenHold:
+    identifier, account_id, external_id, amount, expires_at_ms, *rest = row
+    return OpenHold(identifier, account_id, external_id, amount, id_time_ms(identifier), expires_at_ms, *rest)
+
+
+def _lot_line(lot: LotState, code: Code | None, reference: str | None) -> LotLine:
+    return LotLine(
+        lot.id,
+        code,
+        lot.priority,
+        lot.expires_at_ms,
+        lot.amount,
+        lot.remaining,
+        lot.payment_id,
+        reference,
+        id_time_ms(lot.id),
+    )

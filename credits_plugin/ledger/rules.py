@@ -117,9 +117,7 @@ def _place_hold(book: Book, command: PlaceHold) -> Placed:
             return _repeat_hold(account, book.holds[earlier])
     if command.hold_id in book.holds:
         return _repeat_hold(account, book.holds[command.hold_id])
-    if type(command.amount) is not int or not 0 <= command.amount <= MAX_AMOUNT:
-        msg = f"a hold must be 0 to {MAX_AMOUNT} microcredits; got {command.amount!r:.40}"
-        raise InvalidValue(msg)
+    _require_cost(command.amount, "a hold")
     if account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= command.at_ms:
         _post_breakage(book, account, transfer_id=companion_id(command.hold_id), at_ms=command.at_ms)
     available = account.balance - account.held
@@ -156,6 +154,7 @@ def _repeat_hold(account: AccountState, hold: HoldState) -> Placed:
 def _placed(hold: HoldState, account: AccountState, *, repeated: bool = False) -> Placed:
     return Placed(
         hold.id,
+        account.id,
         hold.amount,
         hold.expires_at_ms,
         hold.price_version,
@@ -166,9 +165,7 @@ def _placed(hold: HoldState, account: AccountState, *, repeated: bool = False) -
 
 
 def _settle_hold(book: Book, command: SettleHold) -> Settled:
-    if type(command.amount) is not int or not 0 <= command.amount <= MAX_AMOUNT:
-        msg = f"a cost must be 0 to {MAX_AMOUNT} microcredits; got {command.amount!r:.40}"
-        raise InvalidValue(msg)
+    _require_cost(command.amount, "a cost")
     hold = book.holds.get(command.hold_id)
     if hold is None or hold.account_id != command.account_id or hold.status is HoldStatus.SETTLED:
         return _repeat_settle(book, command, hold)
@@ -400,6 +397,11 @@ def _note_changed(book: Book, lots: list[LotState]) -> None:
     for lot in lots:
         if lot.id not in book.new_lots:
             book.changed_lots[lot.id] = lot
+
+
+def _require_cost(amount: int, what: str) -> None:
+    if type(amount) is not int or amount != 0:
+        require_amount(amount, what)
 
 
 def _require_same_name(account: AccountState, external_id: str) -> None:

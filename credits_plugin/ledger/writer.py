@@ -164,7 +164,7 @@ class LedgerWriter:
             DatabaseError: the database failed and nothing was written.
             OutcomeUnknown: the database failed during the commit; repeat the same command.
         """
-        answer: Answer = await self._submit(command)
+        answer: Answer = await self.submit(command)
         return answer
 
     async def work(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
@@ -173,7 +173,7 @@ class LedgerWriter:
         It may run twice, when the database failed and the batch is replayed. What it raises reaches the caller, after
         its savepoint was rolled back.
         """
-        result: T = await self._submit(Work(tuple(account_ids), run))
+        result: T = await self.submit(Work(tuple(account_ids), run))
         return result
 
     def execute_sync(self, command: Command) -> Any:
@@ -185,7 +185,8 @@ class LedgerWriter:
         result: T = self._submit_sync(Work(tuple(account_ids), run))
         return result
 
-    def _submit(self, command: Command | Work) -> asyncio.Future[Any]:
+    def submit(self, command: Command | Work) -> asyncio.Future[Any]:
+        """Queue a command for the running event loop and return its answer's future; cancelling it undoes nothing."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._enqueue(_Item(command, loop, future))

@@ -63,7 +63,9 @@ async def test_a_hold_reserves_and_its_settle_charges_what_was_used(writer: Ledg
 
     assert settled.balance == 750
     assert account_row(database) == (750, 0, 2)
-    row = database.primary.execute_sql("SELECT id, code, amount, balance_after, input, output FROM transfer WHERE seq = 2")
+    row = database.primary.execute_sql(
+        "SELECT id, code, amount, balance_after, input, output FROM transfer WHERE seq = 2"
+    )
     assert row.fetchone() == (placed.hold_id, Code.USAGE, 250, 750, 100, 20)
     assert database.primary.execute_sql("SELECT count(*) FROM hold").fetchone() == (0,)
 

@@ -1,0 +1,112 @@
+"""The one registry of actions. Key bindings, the key bar, the `?` screen and the command palette are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from textual.binding import Binding, BindingType
+
+
+class Where(StrEnum):
+    """Where an action works; the value heads its part of the help screen."""
+
+    ANYWHERE = "Anywhere"
+    LIST = "In every list"
+    ACCOUNTS = "Customers"
+    ACCOUNT = "Customer"
+    LEDGER = "Ledger"
+    PAYMENTS = "Payments"
+    PAYMENT = "Payment"
+    WEBHOOKS = "Webhooks"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something an operator can do: ``name`` is the method ``action_<name>`` of the screen, list or app in ``where``.
+
+    ``label`` stands in the key bar where ``barred`` is set, ``help`` is the sentence of help screen and palette.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    label: str
+    help: str
+    where: tuple[Where, ...]
+    barred: bool = False
+
+    @property
+    def key_text(self) -> str:
+        """The first key as it is written on the key bar."""
+        return key_text(self.keys[0])
+
+
+_SYMBOLS: Final = {
+    "enter": "↵",
+    "escape": "esc",
+    "slash": "/",
+    "question_mark": "?",
+    "up": "↑",
+    "down": "↓",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+    "home": "Home",
+    "end": "End",
+}
+
+
+def key_text(key: str) -> str:
+    """Write a key as an operator knows it: ``^p`` for ``ctrl+p``, ``↵`` for ``enter``."""
+    if key.startswith("ctrl+"):
+        return "^" + key.removeprefix("ctrl+")
+    return _SYMBOLS.get(key, key)
+
+
+_LISTS: Final = (Where.ACCOUNTS, Where.ACCOUNT, Where.LEDGER, Where.PAYMENTS, Where.PAYMENT, Where.WEBHOOKS)
+_DETAILS: Final = (Where.ACCOUNT, Where.PAYMENT)
+
+ACTIONS: Final[tuple[Action, ...]] = (
+    Action("inspect", ("enter", "l"), "inspect", "Open what the cursor stands on", _LISTS, barred=True),
+    Action("refund", ("r",), "refund", "Refund the payment, in full or in part", (Where.PAYMENTS, Where.PAYMENT), True),
+    Action("payments", ("p",), "payments", "Show this customer's payments", (Where.ACCOUNT,), barred=True),
+    Action("customer", ("c",), "customer", "Open the customer of this row", (Where.PAYMENT,), barred=True),
+    Action(
+        "filter",
+        ("slash",),
+        "filter",
+        "Filter the list; Esc ends it",
+        (Where.ACCOUNTS, Where.LEDGER),
+        barred=True,
+    ),
+    Action("copy", ("y",), "copy", "Copy the id of the row", _LISTS, barred=True),
+    Action("reload", ("f5", "ctrl+r"), "reload", "Read again from the database, from the top", _LISTS),
+    Action("back", ("escape", "h"), "back", "Go back; on a first screen, end the filter", _LISTS, barred=True),
+    Action("cursor_up", ("up", "k"), "up", "One row up", (Where.LIST,)),
+    Action("cursor_down", ("down", "j"), "down", "One row down", (Where.LIST,)),
+    Action("page_up", ("pageup", "ctrl+b"), "page up", "One page up", (Where.LIST,)),
+    Action("page_down", ("pagedown", "ctrl+f"), "page down", "One page down", (Where.LIST,)),
+    Action("first_row", ("home", "g"), "first", "To the first row, and follow new ones", (Where.LIST,)),
+    Action("last_row", ("end", "G"), "last", "To the last row, however long the list", (Where.LIST,)),
+    Action("go('accounts')", ("2",), "Customers", "Go to Customers", (Where.ANYWHERE,)),
+    Action("go('ledger')", ("3",), "Ledger", "Go to the whole ledger", (Where.ANYWHERE,)),
+    Action("go('payments')", ("4",), "Payments", "Go to Payments", (Where.ANYWHERE,)),
+    Action("go('webhooks')", ("7",), "Webhooks", "Go to Stripe's webhooks", (Where.ANYWHERE,)),
+    Action("help", ("question_mark",), "help", "Show all keys", (Where.ANYWHERE,), barred=True),
+    Action("command_palette", ("ctrl+p",), "all", "Search all actions", (Where.ANYWHERE,), barred=True),
+    Action("quit", ("q", "ctrl+q"), "quit", "Leave", (Where.ANYWHERE,), barred=True),
+)
+
+
+def actions_in(*places: Where) -> Iterator[Action]:
+    """Yield the actions that work in any of ``places``, in the registry's order."""
+    return (action for action in ACTIONS if set(action.where) & set(places))
+
+
+def bindings(*places: Where) -> list[BindingType]:
+    """Return Textual's bindings of ``places``."""
+    return [
+        Binding(",".join(action.keys), action.name, action.label, show=False, id=action.name)
+        for action in actions_in(*places)
+    ]

@@ -1,0 +1,1 @@
+"""Widgets: they draw what they are given, query nothing and know no screen."""

@@ -1,0 +1,117 @@
+"""``build(settings)``: the only place where the parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+
+from hookspecs import AIRequest, Estimate, Hold, HookCaller, Outcome, Refusal
+
+from .database import Database, Reads, open_database, prepare_schema
+from .gateways.stripe_api import StripeGateway
+from .jobs import Jobs
+from .ledger.entries import Settled
+from .ledger.ids import IdMaker
+from .ledger.writer import LedgerWriter
+from .metering import MeteredCall, Metering, PriceVersions
+from .payments.packages import parse_packages
+from .payments.shop import Shop
+from .pricing.price_book import PriceBook
+from .settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Credits:
+    """The service: metering, payments and the read side on one database. ``shop`` is None without Stripe keys."""
+
+    settings: Settings
+    database: Database
+    reads: Reads
+    writer: LedgerWriter
+    new_id: IdMaker
+    price_book: PriceBook
+    versions: PriceVersions
+    shop: Shop | None
+    hooks: HookCaller | None = None
+    metering: Metering = field(init=False)
+    _jobs: asyncio.Task[None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.metering = Metering(
+            self.settings, self.writer, self.reads, self.price_book, self.new_id, self.versions, self._ask_host
+        )
+
+    async def estimate(self, request: AIRequest) -> Estimate:
+        """Return an upper bound of what a request can cost; see :meth:`Metering.estimate`."""
+        return await self.metering.estimate(request)
+
+    async def admit(self, request: AIRequest) -> Hold | Refusal:
+        """Place a hold, or say why not; see :meth:`Metering.admit`."""
+        return await self.metering.admit(request)
+
+    async def settle(self, hold: Hold, outcome: Outcome) -> Settled | None:
+        """End a hold by the documented rule; see :meth:`Metering.settle`."""
+        return await self.metering.settle(hold, outcome)
+
+    def metered(self, request: AIRequest) -> MeteredCall:
+        """Meter a call that the caller makes itself: ``async with credits.metered(request) as call``."""
+        return MeteredCall(request, admit=self.admit, settle=self._settle_call)
+
+    async def start(self) -> None:
+        """Run the background jobs in this event loop and load the price data off it."""
+        if self._jobs is None:
+            await asyncio.to_thread(self.price_book.warm_up)
+            jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, lambda: self.hooks)
+            self._jobs = asyncio.create_task(jobs.run(), name="credits-jobs")
+
+    async def close(self) -> None:
+        """Stop the jobs, write what is queued, close every connection."""
+        if self._jobs is not None:
+            self._jobs.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._jobs
+            self._jobs = None
+        if self.shop is not None:
+            await self.shop.gateway.close()
+        await asyncio.to_thread(self.close_sync)
+
+    def close_sync(self) -> None:
+        """Write what is queued and close every connection, for code without an event loop."""
+        self.writer.close()
+        self.reads.close()
+        self.database.close_thread()
+
+    async def _settle_call(self, _request: AIRequest, hold: Hold, outcome: Outcome) -> None:
+        await self.settle(hold, outcome)
+
+    async def _ask_host(self, request: AIRequest) -> Estimate | None:
+        return await self.hooks.estimate_ai_request(request) if self.hooks is not None else None
+
+
+def build(settings: Settings) -> Credits:
+    """Open the database (an empty one is migrated), start the writer and put the service together.
+
+    Raises:
+        ConfigurationError: a setting is missing or wrong.
+        DatabaseError: the database is unreachable, unsafe, behind this version or ahead of it.
+    """
+    packages = parse_packages(settings.packages)
+    price_book = PriceBook.from_table(
+        settings.prices, credits_per_usd=settings.credits_per_usd, markup_bps=settings.markup_bps
+    )
+    database = open_database(settings.database_url)
+    prepare_schema(database)
+    new_id = IdMaker()
+    writer = LedgerWriter(database, new_id=new_id, queue_limit=settings.queue_limit)
+    writer.start()
+    reads = Reads(database)
+    shop = None
+    if settings.stripe_secret_key:
+        settings.require_stripe()
+        gateway = StripeGateway(settings.stripe_secret_key, api_base=settings.stripe_api_base)
+        shop = Shop(settings, writer, reads, new_id, gateway, packages)
+    return Credits(settings, database, reads, writer, new_id, price_book, PriceVersions(writer, reads), shop)

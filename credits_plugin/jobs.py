@@ -1,0 +1,147 @@
+"""What happens on its own: holds and lots expire, ended holds are purged, events are delivered.
+
+Every host runs these jobs; each is idempotent, so several hosts on one database do no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import peewee
+
+from hookspecs import HookCaller, Usage
+
+from .database import Reads
+from .errors import CreditsError
+from .ledger.entries import ExpireHold, ExpireLots, HoldStatus
+from .ledger.ids import IdMaker, first_id_at, now_ms
+from .ledger.writer import LedgerWriter, Transaction
+from .metering import PriceVersions
+from .models import Account, Hold
+from .notify.outbox import due_events, mark_delivered, mark_failed
+from .settings import Settings, UnknownUsageRule
+
+logger = logging.getLogger(__name__)
+
+_PAGE: Final = 500
+TOMBSTONE_DAYS: Final = 2
+"""How long an ended hold is remembered, so that a late settle or a retried request id still finds it."""
+_DAY_MS: Final = 86_400_000
+
+
+@dataclass(slots=True)
+class Jobs:
+    """The background work of one process; ``run`` repeats it until it is cancelled."""
+
+    settings: Settings
+    writer: LedgerWriter
+    reads: Reads
+    new_id: IdMaker
+    versions: PriceVersions
+    hooks: Callable[[], HookCaller | None]
+    _oldest_open: int = field(default=0, init=False)
+
+    async def run(self) -> None:
+        """Repeat all jobs every ``sweep_interval_s``. A job that fails is logged and tried again next time."""
+        while True:
+            for job in (self.expire_holds, self.expire_lots, self.purge_holds, self.deliver_events):
+                await _guarded(job)
+            await asyncio.sleep(self.settings.sweep_interval_s)
+
+    async def expire_holds(self) -> int:
+        """End open holds whose time is over; returns how many."""
+        now, ended, after = now_ms(), 0, self._oldest_open
+        while True:
+            rows = await self.reads.run(partial(_open_holds, after=after, before_ms=now))
+            for identifier, account_id, expires_at_ms, version, input_tokens in rows:
+                if expires_at_ms <= now:
+                    charge, usage = await self._unknown_usage(version, input_tokens)
+                    command = ExpireHold(account_id, identifier, now, charge, usage)
+                    ended += (await self.writer.execute(command)).changed
+            if len(rows) < _PAGE:
+                break
+            after = rows[-1][0] + 1
+        self._oldest_open = await self.reads.run(_oldest_open_hold)
+        return ended
+
+    async def expire_lots(self) -> int:
+        """Turn credits whose time is over into breakage; returns how many accounts were looked at."""
+        now = now_ms()
+        due = await self.reads.run(lambda database: _accounts_due(database, at_ms=now))
+        for account_id in due:
+            await self.writer.execute(ExpireLots(account_id, self.new_id(), now))
+        return len(due)
+
+    async def purge_holds(self) -> int:
+        """Forget ended holds that are older than ``TOMBSTONE_DAYS``; returns how many."""
+        limit = first_id_at(now_ms() - TOMBSTONE_DAYS * _DAY_MS)
+        old = await self.reads.run(lambda database: _tombstones(database, before=limit))
+        if old:
+            await self.writer.work((), lambda tx: _delete_holds(tx, old))
+        return len(old)
+
+    async def deliver_events(self) -> int:
+        """Tell the host's plugins what was committed; returns how many events were delivered."""
+        hooks, delivered = self.hooks(), 0
+        if hooks is None:
+            return 0
+        now = now_ms()
+        for pending in await self.reads.run(lambda database: due_events(database, at_ms=now)):
+            try:
+                await hooks.on_credit_event(pending.event)
+            except ExceptionGroup as failure:
+                logger.warning("%s; it is delivered again later", failure)
+                detail = "; ".join(repr(error) for error in failure.exceptions)
+                await self.writer.work((), partial(mark_failed, pending=pending, detail=detail))
+            else:
+                await self.writer.work((), partial(mark_delivered, event_id=pending.event.event_id))
+                delivered += 1
+        return delivered
+
+    async def _unknown_usage(self, version: int, input_tokens: int) -> tuple[int, Usage | None]:
+        if self.settings.unknown_usage is UnknownUsageRule.RELEASE:
+            return 0, None
+        usage = Usage(input=input_tokens)
+        return (await self.versions.price_of(version)).cost_microcredits(usage), usage
+
+
+async def _guarded(job: Callable[[], Awaitable[int]]) -> None:
+    try:
+        await job()
+    except (CreditsError, peewee.PeeweeException):
+        logger.exception("%s failed; it is tried again", getattr(job, "__name__", "a job"))
+
+
+def _open_holds(database: peewee.Database, *, after: int, before_ms: int) -> list[tuple[int, int, int, int, int]]:
+    query = (
+        Hold.select(Hold.id, Hold.account_id, Hold.expires_at_ms, Hold.price_version, Hold.input_tokens)
+        .where((Hold.id >= after) & (Hold.state == HoldStatus.PLACED) & (Hold.id < first_id_at(before_ms)))
+        .order_by(Hold.id)
+        .limit(_PAGE)
+    )
+    return list(query.tuples().execute(database))
+
+
+def _oldest_open_hold(database: peewee.Database) -> int:
+    """Return the lowest id of an open hold, so that the next sweep need not walk over ended ones again."""
+    rows = Hold.select(Hold.id).where(Hold.state == HoldStatus.PLACED).order_by(Hold.id).limit(1)
+    return next((row[0] for row in rows.tuples().execute(database)), 0)
+
+
+def _accounts_due(database: peewee.Database, *, at_ms: int) -> list[int]:
+    query = Account.select(Account.id).where(Account.next_expiry_at_ms <= at_ms).limit(_PAGE)
+    return [row[0] for row in query.tuples().execute(database)]
+
+
+def _tombstones(database: peewee.Database, *, before: int) -> list[int]:
+    query = Hold.select(Hold.id).where((Hold.id < before) & (Hold.state != HoldStatus.PLACED)).limit(_PAGE)
+    return [row[0] for row in query.tuples().execute(database)]
+
+
+def _delete_holds(tx: Transaction, ids: list[int]) -> None:
+    Hold.delete().where(Hold.id.in_(ids) & (Hold.state != HoldStatus.PLACED)).execute(tx.database)

@@ -1,0 +1,166 @@
+"""Long lists by keys: where their pages start, so that any of the first 10,000 rows is one seek away.
+
+The read side's own tools stand here too: running one statement on either database, and searching by prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import peewee
+
+from ..models import Transfer
+
+COUNT_CAP: Final = 10_000
+"""Counts stop here: a page says ``>10,000`` instead of reading a whole table."""
+_LAST_CODE_POINT: Final = 0x10FFFF
+_FIRST_SURROGATE: Final = 0xD800
+_FIRST_AFTER_SURROGATES: Final = 0xE000
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWindow:
+    """Where pages of a long list start: every ``step``-th key, so that any page is one seek away.
+
+    ``rows`` counts at most ``COUNT_CAP``; ``capped`` says that there are more. A page is the rows after its key; the
+    first page has ``None`` where the window starts with the list.
+    """
+
+    rows: int
+    capped: bool
+    keys: Sequence[Any]
+
+
+def key_window(
+    database: peewee.Database,
+    keys: Sequence[peewee.Field],
+    *conditions: peewee.Expression,
+    before: Any = None,
+    from_end: bool = False,
+    step: int = 50,
+) -> KeyWindow:
+    """Return where the pages of a list start that runs newest first by ``keys`` of one model, below ``before``.
+
+    Keys and ``before`` are plain values for one field, tuples for several. ``from_end`` gives the last ``COUNT_CAP``
+    rows instead of the first. ``conditions`` must keep an index in key order.
+    """
+    where = [*conditions, *([_below(keys, before)] if before is not None else [])]
+    query = keys[0].model.select(*(key.alias(f"k{place}") for place, key in enumerate(keys)))
+    query = query.order_by(*(key.asc() if from_end else key.desc() for key in keys)).limit(COUNT_CAP + 1)
+    sql, parameters = database.get_sql_context().sql(query.where(*where) if where else query).query()
+    if from_end:
+        return _window_from_end(_native(database, sql, parameters), step=step)
+    names = [f"k{place}" for place in range(len(keys))]
+    rows = _native(database, _every_nth(sql, names, order="DESC", step=step), parameters)
+    return _key_window(rows, first=before, step=step)
+
+
+def newer_count(
+    database: peewee.Database, keys: Sequence[peewee.Field], *conditions: peewee.Expression, than: Any
+) -> int:
+    """Count the rows of such a list above the key ``than``, at most ``COUNT_CAP``."""
+    query = keys[0].model.select(keys[0]).where(*conditions, _above(keys, than)).limit(COUNT_CAP)
+    return int(query.count(database))
+
+
+def _below(keys: Sequence[peewee.Field], bound: Any) -> Any:
+    # A row value keeps the keyset on its index; the database compares all columns at once.
+    return keys[0] < bound if len(keys) == 1 else peewee.Tuple(*keys) < peewee.Tuple(*bound)
+
+
+def _above(keys: Sequence[peewee.Field], bound: Any) -> Any:
+    return keys[0] > bound if len(keys) == 1 else peewee.Tuple(*keys) > peewee.Tuple(*bound)
+
+
+def ledger_window(
+    database: peewee.Database, *, before_id: int | None = None, from_end: bool = False, step: int = 50
+) -> KeyWindow:
+    """Return where the pages of ``ledger_page`` start."""
+    return key_window(database, [Transfer.id], before=before_id, from_end=from_end, step=step)
+
+
+def account_window(
+    database: peewee.Database,
+    *,
+    prefix: str = "",
+    after: str | None = None,
+    from_end: bool = False,
+    step: int = 50,
+) -> KeyWindow:
+    """Return where the pages of ``accounts_page`` start, from the one following ``after``, or those of its end."""
+    source, parameters = accounts_starting_with(database, prefix)
+    later, bound = ("WHERE a.external_id > %s", [after]) if after is not None else ("", [])
+    order = "DESC" if from_end else "ASC"
+    listed = f"SELECT a.external_id AS k0 FROM {source} a {later} ORDER BY k0 {order} LIMIT {COUNT_CAP + 1}"
+    if from_end:
+        return _window_from_end(select(database, listed, [*parameters, *bound]), step=step)
+    rows = select(database, _every_nth(listed, ["k0"], order=order, step=step), [*parameters, *bound])
+    return _key_window(rows, first=after, step=step)
+
+
+def select(database: peewee.Database, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run SQL with ``%s`` for its parameters on either database."""
+    native = sql if database.param == "%s" else sql.replace("%s", database.param)
+    return _native(database, native, parameters)
+
+
+def _native(database: peewee.Database, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return list(database.execute_sql(sql, tuple(parameters)).fetchall())
+
+
+def accounts_starting_with(database: peewee.Database, prefix: str) -> tuple[str, list[str]]:
+    """Return what to select accounts from, and its parameters: the table, or those of an id or e-mail prefix."""
+    if not prefix:
+        return "account", []
+    mail = prefix.lower()
+    if isinstance(database, peewee.SqliteDatabase):
+        condition, bounds = "{0} >= %s AND {0} < %s", [prefix, _after_prefix(prefix), mail, _after_prefix(mail)]
+    else:  # only LIKE means the same in every collation
+        condition, bounds = "{0} LIKE %s", [_like_prefix(prefix), _like_prefix(mail)]
+    ids, mails = condition.format("external_id"), condition.format("lower(email)")
+    return f"(SELECT * FROM account WHERE {ids} UNION SELECT * FROM account WHERE {mails})", bounds
+
+
+def _after_prefix(prefix: str) -> str:
+    """Return the first string, in code point order, that follows all strings with ``prefix``."""
+    last = ord(prefix[-1]) + 1
+    if last > _LAST_CODE_POINT:
+        return prefix + chr(_LAST_CODE_POINT)
+    return prefix[:-1] + chr(_FIRST_AFTER_SURROGATES if last == _FIRST_SURROGATE else last)
+
+
+def _like_prefix(prefix: str) -> str:
+    for special in ("\\", "%", "_"):
+        prefix = prefix.replace(special, "\\" + special)
+    return prefix + "%"
+
+
+def _every_nth(listed: str, names: Sequence[str], *, order: str, step: int) -> str:
+    """Return the statement for every ``step``-th key of a list and the last, with their places and the total."""
+    ordered = ", ".join(f"{name} {order}" for name in names)
+    return (
+        f"SELECT {', '.join(names)}, n, total FROM (SELECT {', '.join(names)}, row_number() OVER (ORDER BY {ordered}) "
+        f"AS n, count(*) OVER () AS total FROM ({listed}) AS listed) AS numbered "
+        f"WHERE n / {step} * {step} = n OR n = total ORDER BY n"
+    )
+
+
+def _key_window(rows: Iterable[tuple[Any, ...]], *, first: Any, step: int) -> KeyWindow:
+    keys, total = [first], 0
+    for *key, number, total in rows:
+        if number % step == 0 and number < min(total, COUNT_CAP):
+            keys.append(_plain(key))
+    return KeyWindow(min(total, COUNT_CAP), total > COUNT_CAP, tuple(keys))
+
+
+def _window_from_end(rows: Sequence[tuple[Any, ...]], *, step: int) -> KeyWindow:
+    """Return the window of the last rows; ``rows`` are their keys, the last first, and one more where capped."""
+    shown = min(len(rows), COUNT_CAP)
+    bounds = [*(_plain(row) for row in rows), None]
+    return KeyWindow(shown, len(rows) > COUNT_CAP, tuple(bounds[place] for place in range(shown, 0, -step)) or (None,))
+
+
+def _plain(key: Sequence[Any]) -> Any:
+    return key[0] if len(key) == 1 else tuple(key)

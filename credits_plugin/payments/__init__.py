@@ -1,0 +1,1 @@
+"""Our side of Stripe: packages, purchases, the webhook inbox and refunds. Imports no stripe; see ``gateway.py``."""

@@ -1,0 +1,219 @@
+"""What each type of Stripe event does: first fetch what is missing, then one unit of work. A table, nothing clever.
+
+An event is a hint: what it changes follows from our rows and Stripe's present state, so order and number of events do
+not matter. Types that are not in the table are stored and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from ..ledger.writer import Transaction
+from .checkout import find_order, receipt_of
+from .claw_back import merge_refund, refund_problem
+from .fulfilment import Fulfilled, Fulfilment, settle_session, state_of_unpaid
+from .gateway import Charge, CheckoutSession, PaymentIntent, RefundResult, StripeEvent, Unreadable
+from .queries import PaymentView, payment_of_intent
+from .records import change_payment, lock_payment
+from .shop import Shop
+from .states import InboxStatus, PaymentStatus, later_payment_status
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an event came to. ``fulfilment`` is set where it looked at a session, to be logged after the commit."""
+
+    status: InboxStatus
+    detail: str | None = None
+    fulfilment: Fulfilment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is left to do for an event: a unit of work on the account it concerns, if there is one."""
+
+    run: Callable[[Transaction], Verdict]
+    account_id: int | None = None
+
+
+Planner: TypeAlias = Callable[[Shop, StripeEvent], Awaitable[Plan]]
+
+
+async def plan_event(shop: Shop, event: StripeEvent) -> Plan:
+    """Decide what an event does, fetching from Stripe what it lacks.
+
+    Raises:
+        GatewayError: Stripe could not be asked; the event must be delivered again.
+    """
+    planner = _PLANNERS.get(event.type)
+    if event.livemode != shop.settings.livemode:
+        return _end(InboxStatus.QUARANTINED, f"livemode is {event.livemode}, our key is of the other mode")
+    if event.connected_account is not None:
+        return _end(InboxStatus.QUARANTINED, f"it comes from another Stripe account, {event.connected_account}")
+    if planner is None:
+        return _end(InboxStatus.IGNORED, "nothing is done for this type")
+    if isinstance(event.object, Unreadable):
+        return _end(InboxStatus.QUARANTINED, event.object.reason)
+    return await planner(shop, event)
+
+
+async def _plan_session(shop: Shop, event: StripeEvent) -> Plan:
+    session = event.object
+    if not isinstance(session, CheckoutSession):
+        return _wrong_kind(event)
+    order = await find_order(shop, session)
+    if order.payment is None:
+        # One that claims to be ours is for an operator to look at; others are another business on the same account.
+        claimed = "payment_id" in session.metadata
+        return _end(InboxStatus.QUARANTINED if claimed else InboxStatus.IGNORED, order.problem)
+    unpaid = _UNPAID.get(event.type) or state_of_unpaid(order.session)
+    step = await _session_step(shop, order.payment, order.session, unpaid=unpaid)
+    return Plan(lambda tx: _verdict(step(tx)), order.payment.account_id)
+
+
+async def _plan_intent(shop: Shop, event: StripeEvent) -> Plan:
+    intent = event.object
+    if not isinstance(intent, PaymentIntent):
+        return _wrong_kind(event)
+    found = await _payment_of_intent(shop, intent.id)
+    if found is None:
+        return _end(InboxStatus.IGNORED, f"{intent.id} is no payment of ours")
+    ours, settle = found
+
+    def run(tx: Transaction) -> Verdict:
+        fulfilment = settle(tx) if settle else None
+        if fulfilment is not None and fulfilment.outcome is Fulfilled.QUARANTINED:
+            return _verdict(fulfilment)
+        return _note_intent(tx, ours.id, intent, fulfilment)
+
+    return Plan(run, ours.account_id)
+
+
+async def _plan_refund(shop: Shop, event: StripeEvent) -> Plan:
+    refund = event.object
+    if not isinstance(refund, RefundResult):
+        return _wrong_kind(event)
+    return await _plan_refunds(shop, refund.payment_intent_id, [refund])
+
+
+async def _plan_refunded_charge(shop: Shop, event: StripeEvent) -> Plan:
+    """The charge carries a sum and no list, so the list is fetched."""
+    charge = event.object
+    if not isinstance(charge, Charge):
+        return _wrong_kind(event)
+    return await _plan_refunds(shop, charge.payment_intent_id, None)
+
+
+async def _plan_refunds(shop: Shop, intent_id: str | None, known: list[RefundResult] | None) -> Plan:
+    found = await _payment_of_intent(shop, intent_id) if intent_id is not None else None
+    if intent_id is None or found is None:
+        return _end(InboxStatus.IGNORED, "it refunds no payment of ours")
+    ours, settle = found
+    refunds = await shop.gateway.refunds_of_intent(intent_id) if known is None else known
+
+    def run(tx: Transaction) -> Verdict:
+        fulfilment = settle(tx) if settle else None
+        if fulfilment is not None and fulfilment.outcome is Fulfilled.QUARANTINED:
+            return _verdict(fulfilment)
+        return _merge(tx, ours.id, refunds, fulfilment)
+
+    return Plan(run, ours.account_id)
+
+
+def _merge(tx: Transaction, payment_id: int, refunds: list[RefundResult], fulfilment: Fulfilment | None) -> Verdict:
+    payment = lock_payment(tx, payment_id)
+    problems = [problem for refund in refunds if (problem := refund_problem(payment, refund))]
+    if problems:
+        change_payment(tx, payment_id, detail=problems[0])
+        return Verdict(InboxStatus.QUARANTINED, problems[0], fulfilment)
+    for refund in refunds:
+        merge_refund(tx, payment_id=payment_id, result=refund)
+    return Verdict(InboxStatus.PROCESSED, fulfilment=fulfilment)
+
+
+def _note_intent(tx: Transaction, payment_id: int, intent: PaymentIntent, fulfilment: Fulfilment | None) -> Verdict:
+    """Write on the payment what became of its payment intent; never grants, never takes a grant's state away."""
+    payment = lock_payment(tx, payment_id)
+    if intent.status == "succeeded" and (intent.amount_received_minor, intent.currency) != (
+        payment.amount_minor,
+        payment.currency,
+    ):
+        detail = f"{intent.id} received {intent.amount_received_minor} {intent.currency}, not what was ordered"
+        change_payment(tx, payment_id, detail=detail)
+        return Verdict(InboxStatus.QUARANTINED, detail, fulfilment)
+    if payment.is_granted:
+        charge_id = payment.charge_id or intent.charge_id
+        change_payment(tx, payment_id, charge_id=charge_id)
+        return Verdict(InboxStatus.PROCESSED, fulfilment=fulfilment)
+    status = PaymentStatus.CANCELED if intent.status == "canceled" else payment.status
+    detail = intent.failure or payment.detail or ""
+    change_payment(tx, payment_id, status=later_payment_status(payment.status, status), detail=detail or None)
+    return Verdict(InboxStatus.PROCESSED, detail or None, fulfilment)
+
+
+Settle: TypeAlias = Callable[[Transaction], Fulfilment]
+
+
+async def _payment_of_intent(shop: Shop, intent_id: str) -> tuple[PaymentView, Settle | None] | None:
+    """Find the payment that a payment intent pays; while it is not granted, also what its session calls for.
+
+    Our row learns of the intent with the grant, so until then Stripe is asked which session it came from.
+    """
+    ours = await shop.reads.run(lambda database: payment_of_intent(database, intent_id))
+    if ours is not None and ours.is_granted:
+        return ours, None
+    session = await shop.gateway.session_of_intent(intent_id)
+    if session is None:
+        return None
+    order = await find_order(shop, session)
+    if order.payment is None:
+        return None
+    return order.payment, await _session_step(shop, order.payment, order.session, unpaid=state_of_unpaid(order.session))
+
+
+async def _session_step(shop: Shop, ours: PaymentView, session: CheckoutSession, *, unpaid: PaymentStatus) -> Settle:
+    intent = await receipt_of(shop, ours, session)
+    return lambda tx: settle_session(tx, session, payment_id=ours.id, unpaid=unpaid, intent=intent)
+
+
+def _verdict(fulfilment: Fulfilment) -> Verdict:
+    if fulfilment.outcome is Fulfilled.QUARANTINED:
+        return Verdict(InboxStatus.QUARANTINED, fulfilment.detail, fulfilment)
+    return Verdict(InboxStatus.PROCESSED, fulfilment.detail, fulfilment)
+
+
+def _end(status: InboxStatus, detail: str | None) -> Plan:
+    return Plan(lambda _: Verdict(status, detail))
+
+
+def _wrong_kind(event: StripeEvent) -> Plan:
+    return _end(InboxStatus.QUARANTINED, f"a {event.type} event does not carry what it should")
+
+
+_UNPAID: Final[Mapping[str, PaymentStatus]] = MappingProxyType(
+    {
+        "checkout.session.async_payment_failed": PaymentStatus.FAILED,
+        "checkout.session.expired": PaymentStatus.EXPIRED,
+    }
+)
+
+_PLANNERS: Final[Mapping[str, Planner]] = MappingProxyType(
+    {
+        "checkout.session.completed": _plan_session,
+        "checkout.session.async_payment_succeeded": _plan_session,
+        "checkout.session.async_payment_failed": _plan_session,
+        "checkout.session.expired": _plan_session,
+        "payment_intent.succeeded": _plan_intent,
+        "payment_intent.payment_failed": _plan_intent,
+        "payment_intent.canceled": _plan_intent,
+        "refund.created": _plan_refund,
+        "refund.updated": _plan_refund,
+        "refund.failed": _plan_refund,
+        "charge.refunded": _plan_refunded_charge,
+    }
+)
+HANDLED_TYPES: Final = tuple(_PLANNERS)
+"""The event types to subscribe the webhook endpoint to."""

@@ -1,0 +1,213 @@
+"""Turning a paid Checkout Session into credits: exactly once per payment, for what our own row says.
+
+Everything here runs inside a unit of work: SQL and the ledger's rules, no network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..errors import InvalidValue, LedgerError
+from ..ledger.entries import Code, PostTransfer
+from ..ledger.ids import account_key
+from ..ledger.writer import Transaction
+from ..models import Account, Payment
+from ..notify.outbox import put_event
+from .claw_back import take_back
+from .gateway import CheckoutSession, PaymentIntent
+from .queries import PaymentView, payment_of_intent
+from .records import change_payment, lock_payment
+from .states import PaymentStatus, later_payment_status
+
+
+class Fulfilled(StrEnum):
+    """What came of a look at a Checkout Session."""
+
+    GRANTED = "granted"
+    ALREADY = "already"
+    WAITING = "waiting"
+    QUARANTINED = "quarantined"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Fulfilment:
+    """The answer of ``fulfil``. ``detail`` says why nothing was granted; ``microcredits`` what was, if it was now."""
+
+    outcome: Fulfilled
+    payment_id: int | None = None
+    detail: str | None = None
+    external_id: str | None = None
+    microcredits: int = 0
+    payment_intent_id: str | None = None
+
+
+def session_problem(payment: PaymentView, session: CheckoutSession) -> str | None:
+    """Say why a session cannot be this payment's; None where it matches our row in everything that counts."""
+    expected: tuple[tuple[str, object, object], ...] = (
+        ("session", payment.session_id or session.id, session.id),
+        ("amount", payment.amount_minor, session.amount_total_minor),
+        ("currency", payment.currency, session.currency),
+        ("livemode", payment.livemode, session.livemode),
+    )
+    for what, ours, theirs in expected:
+        if ours != theirs:
+            return f"the {what} of session {session.id} is {theirs}, but ours is {ours}"
+    paid_by = (payment.payment_intent_id, session.payment_intent_id)
+    if None not in paid_by and paid_by[0] != paid_by[1]:
+        return f"session {session.id} is paid by {paid_by[1]}, but ours by {paid_by[0]}"
+    reference = session.client_reference_id
+    if reference is not None and not is_name_of(payment.account_id, reference):
+        return f"session {session.id} was made for another account"
+    if session.payment_status == "paid" and session.payment_intent_id is None:
+        return f"session {session.id} is paid without a payment intent"
+    return None
+
+
+def name_in_session(payment: PaymentView, session: CheckoutSession) -> str | None:
+    """Return the host's name of the payment's account, as far as the session knows it.
+
+    Before its first grant an account has no row that could tell. What the session says is taken only where it is the
+    name that our payment row's account id was derived from, so nobody can be named into another's money.
+    """
+    names = (payment.external_id, session.client_reference_id, session.metadata.get("user_id"))
+    return next((name for name in names if name is not None and is_name_of(payment.account_id, name)), None)
+
+
+def is_name_of(account_id: int, external_id: str) -> bool:
+    """Whether this is the external id that the ledger's key was derived from."""
+    try:
+        return account_key(external_id) == account_id
+    except InvalidValue:
+        return False
+
+
+def settle_session(
+    tx: Transaction,
+    session: CheckoutSession,
+    *,
+    payment_id: int,
+    unpaid: PaymentStatus,
+    intent: PaymentIntent | None = None,
+) -> Fulfilment:
+    """Bring our payment in line with its session; grants its credits if it is paid and they were not granted yet.
+
+    ``unpaid`` is the payment's state if the session is not paid. ``intent`` adds the charge and the receipt.
+    """
+    payment = lock_payment(tx, payment_id)
+    problem = session_problem(payment, session) or _intent_problem(tx, payment, session)
+    external_id = name_in_session(payment, session)
+    if problem is None and external_id is None:
+        problem = f"session {session.id} does not name the account that the payment was made for"
+    if problem is not None or external_id is None:
+        change_payment(tx, payment.id, detail=problem)
+        return Fulfilment(Fulfilled.QUARANTINED, payment.id, problem)
+    payment = _adopt_session(tx, payment, session, intent)
+    if payment.is_granted:
+        return Fulfilment(Fulfilled.ALREADY, payment.id, external_id=external_id)
+    if session.payment_status != "paid":
+        change_payment(tx, payment.id, status=later_payment_status(payment.status, unpaid))
+        return Fulfilment(Fulfilled.WAITING, payment.id, f"the session is {session.payment_status}")
+    return _grant(tx, payment, session, external_id=external_id)
+
+
+def state_of_unpaid(session: CheckoutSession) -> PaymentStatus:
+    """Return the payment's state as its unpaid session shows it: a completed one waits for a slow payment method."""
+    match session.status:
+        case "expired":
+            return PaymentStatus.EXPIRED
+        case "complete":
+            return PaymentStatus.PROCESSING
+        case _:
+            return PaymentStatus.OPEN
+
+
+def _intent_problem(tx: Transaction, payment: PaymentView, session: CheckoutSession) -> str | None:
+    if session.payment_intent_id is None:
+        return None
+    other = payment_of_intent(tx.database, session.payment_intent_id)
+    if other is not None and other.id != payment.id:
+        return f"{session.payment_intent_id} has already paid payment {other.id}"
+    return None
+
+
+def _adopt_session(
+    tx: Transaction, payment: PaymentView, session: CheckoutSession, intent: PaymentIntent | None
+) -> PaymentView:
+    """Store what the session and its charge add to our row; a crash may have kept even the session's id from it."""
+    return change_payment(
+        tx,
+        payment.id,
+        stripe_session_id=session.id,
+        payment_intent_id=payment.payment_intent_id or session.payment_intent_id,
+        payment_url=payment.payment_url or session.url,
+        email=session.email or payment.email,
+        charge_id=(intent.charge_id if intent else None) or payment.charge_id,
+        receipt_url=(intent.receipt_url if intent else None) or payment.receipt_url,
+    )
+
+
+def _grant(tx: Transaction, payment: PaymentView, session: CheckoutSession, *, external_id: str) -> Fulfilment:
+    transfer_id = tx.new_id()
+    posted = tx.decide(
+        PostTransfer(
+            payment.account_id,
+            external_id,
+            transfer_id,
+            Code.PURCHASE,
+            payment.microcredits,
+            tx.at_ms,
+            reference=session.payment_intent_id,
+            payment_id=payment.id,
+        )
+    )
+    _claim(tx, payment, transfer_id)
+    _remember_customer(tx, payment, session)
+    put_event(
+        tx,
+        account_id=payment.account_id,
+        kind="purchased",
+        data={
+            "payment_id": str(payment.id),
+            "payment_intent": session.payment_intent_id,
+            "package_id": payment.package_id,
+            "microcredits": posted.amount,
+            "amount_minor": payment.amount_minor,
+            "currency": payment.currency,
+            "balance": posted.balance,
+        },
+    )
+    if payment.refunded_minor:
+        take_back(tx, payment_id=payment.id, reference=session.payment_intent_id or session.id)
+    return Fulfilment(
+        Fulfilled.GRANTED,
+        payment.id,
+        external_id=external_id,
+        microcredits=payment.microcredits,
+        payment_intent_id=session.payment_intent_id,
+    )
+
+
+def _claim(tx: Transaction, payment: PaymentView, transfer_id: int) -> None:
+    """Tie the payment to its grant; the condition makes a second grant impossible even if a lock were missing."""
+    values = {
+        "grant_transfer_id": transfer_id,
+        "status": PaymentStatus.PAID,
+        "detail": None,
+        "paid_at_ms": tx.at_ms,
+        "updated_at_ms": tx.at_ms,
+    }
+    query = Payment.update(**values).where(Payment.id == payment.id, Payment.grant_transfer_id.is_null())
+    if query.execute(tx.database) != 1:
+        msg = f"payment {payment.id} has already been granted"
+        raise LedgerError(msg)
+
+
+def _remember_customer(tx: Transaction, payment: PaymentView, session: CheckoutSession) -> None:
+    """Keep Stripe's customer for the next purchase, and where to write to; the first customer stays."""
+    if session.customer_id is not None:
+        query = Account.update(stripe_customer_id=session.customer_id)
+        query.where(Account.id == payment.account_id, Account.stripe_customer_id.is_null()).execute(tx.database)
+    if payment.email is not None:
+        Account.update(email=payment.email).where(Account.id == payment.account_id).execute(tx.database)

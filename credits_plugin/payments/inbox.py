@@ -1,0 +1,136 @@
+"""The webhook's inbox: verify, fetch what is missing, then one unit of work that also writes the event's row.
+
+A 2xx answer is due when ``receive`` returns, a 400 for ``ForgedEvent``, and a 5xx for anything else: Stripe then
+delivers again, and an event that is not processed yet is handled anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Final
+
+import peewee
+
+from ..errors import CreditsError
+from ..ledger.ids import now_ms
+from ..ledger.writer import Transaction
+from ..models import InboxEvent
+from .checkout import log_fulfilment
+from .events import Verdict, plan_event
+from .gateway import StripeEvent
+from .queries import inbox_event
+from .shop import Shop
+from .states import InboxStatus
+
+logger = logging.getLogger(__name__)
+
+_MAX_DETAIL: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a webhook. ``repeated`` says that the event had been processed before."""
+
+    event_id: str
+    type: str
+    status: InboxStatus
+    detail: str | None = None
+    repeated: bool = False
+
+
+async def receive(shop: Shop, raw: bytes, signature: str) -> Receipt:
+    """Handle one delivery; when it returns, what it did is committed.
+
+    Raises:
+        ForgedEvent: Stripe did not sign this; nothing was written.
+        CreditsError: the event could not be handled now; its row says why, and it may be delivered again.
+    """
+    secrets = shop.settings.stripe_webhook_secrets
+    event = shop.gateway.read_event(raw, signature, secrets=secrets, now_ms=now_ms())
+    logger.info("Handling Stripe webhook event: %s", event.type)
+    seen = await shop.reads.run(lambda database: inbox_event(database, event.id))
+    if seen is not None and seen.status is InboxStatus.PROCESSED:
+        return Receipt(event.id, event.type, seen.status, seen.detail, repeated=True)
+    try:
+        return await _handle_twice(shop, event)
+    except Exception as error:  # whatever failed, the row must say so and Stripe must hear a 5xx
+        await _note_failure(shop, event, error)
+        raise
+
+
+async def _handle_twice(shop: Shop, event: StripeEvent) -> Receipt:
+    """Handle the event; if another host wrote the same new rows at the same moment, look at them and try once more."""
+    try:
+        return await _handle(shop, event)
+    except peewee.IntegrityError:
+        return await _handle(shop, event)
+
+
+async def _handle(shop: Shop, event: StripeEvent) -> Receipt:
+    plan = await plan_event(shop, event)
+
+    def work(tx: Transaction) -> tuple[Verdict, bool]:
+        _insert_event(tx, event)
+        seen = inbox_event(tx.database, event.id)
+        if seen is not None and seen.status is InboxStatus.PROCESSED:
+            return Verdict(seen.status, seen.detail), True
+        verdict = plan.run(tx)
+        _finish_event(tx, event, status=verdict.status, detail=verdict.detail, account_id=plan.account_id)
+        return verdict, False
+
+    verdict, repeated = await shop.writer.work([] if plan.account_id is None else [plan.account_id], work)
+    if verdict.fulfilment is not None:
+        log_fulfilment(verdict.fulfilment)
+    if verdict.status is InboxStatus.QUARANTINED:
+        logger.error("Quarantined Stripe event %s (%s): %s", event.id, event.type, verdict.detail)
+    return Receipt(event.id, event.type, verdict.status, verdict.detail, repeated)
+
+
+async def _note_failure(shop: Shop, event: StripeEvent, error: Exception) -> None:
+    """Leave the event's row behind, in a unit of work of its own: the failed one was rolled back."""
+    code = error.code if isinstance(error, CreditsError) else type(error).__name__
+    detail = f"{code}: {error}"
+    logger.error("Stripe event %s (%s) failed, and will be delivered again: %s", event.id, event.type, detail)
+
+    def work(tx: Transaction) -> None:
+        _insert_event(tx, event)
+        _finish_event(tx, event, status=InboxStatus.FAILED, detail=detail, account_id=None)
+
+    try:
+        await shop.writer.work([], work)
+    except (CreditsError, peewee.PeeweeException):
+        logger.exception("The failure of Stripe event %s could not be recorded", event.id)
+
+
+def _insert_event(tx: Transaction, event: StripeEvent) -> None:
+    """Add the event's row if it is new; on PostgreSQL this waits for another host that is adding it."""
+    row = {
+        "event_id": event.id,
+        "type": event.type,
+        "status": InboxStatus.RECEIVED,
+        "object_id": event.object_id,
+        "api_version": event.api_version,
+        "livemode": int(event.livemode),
+        "attempts": 0,
+        "payload": event.payload,
+        "created_at_ms": event.created_at_ms,
+        "received_at_ms": tx.at_ms,
+    }
+    InboxEvent.insert(row).on_conflict_ignore().execute(tx.database)
+
+
+def _finish_event(
+    tx: Transaction, event: StripeEvent, *, status: InboxStatus, detail: str | None, account_id: int | None
+) -> None:
+    values: dict[str, Any] = {
+        "status": status,
+        "detail": detail and detail[:_MAX_DETAIL],
+        "attempts": InboxEvent.attempts + 1,
+    }
+    if account_id is not None:
+        values["account_id"] = account_id
+    query = InboxEvent.update(**values).where(
+        InboxEvent.event_id == event.id, InboxEvent.status != InboxStatus.PROCESSED
+    )
+    query.execute(tx.database)

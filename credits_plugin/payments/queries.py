@@ -1,0 +1,204 @@
+"""Read models of payments, refunds and the inbox: frozen values, newest first, paged by key.
+
+``account_id`` is the ledger's integer key throughout. The functions also run inside a unit of work, on its database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import peewee
+
+from ..models import Account, InboxEvent, Payment, Refund
+from .states import InboxStatus, PaymentStatus, RefundStatus
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentView:
+    """A payment: what was ordered and what became of it. ``external_id`` is None until the account's first grant."""
+
+    id: int
+    account_id: int
+    external_id: str | None
+    status: PaymentStatus
+    package_id: int
+    package_name: str
+    microcredits: int
+    amount_minor: int
+    currency: str
+    livemode: bool
+    session_id: str | None
+    payment_intent_id: str | None
+    charge_id: str | None
+    payment_url: str | None
+    email: str | None = field(repr=False)
+    receipt_url: str | None
+    grant_transfer_id: int | None
+    refunded_minor: int
+    clawed_back: int
+    detail: str | None
+    created_at_ms: int
+    updated_at_ms: int
+    paid_at_ms: int | None
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether its credits have been added, once and for ever."""
+        return self.grant_transfer_id is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RefundView:
+    """A refund: asked for by ``actor``, or seen in Stripe's events (``actor`` is then ``stripe``)."""
+
+    id: int
+    payment_id: int
+    account_id: int
+    status: RefundStatus
+    amount_minor: int
+    currency: str
+    reason: str
+    note: str | None
+    actor: str
+    idempotency_key: str = field(repr=False)
+    stripe_refund_id: str | None
+    detail: str | None
+    created_at_ms: int
+    updated_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class InboxLine:
+    """An incoming event without its payload."""
+
+    event_id: str
+    type: str
+    status: InboxStatus
+    object_id: str | None
+    account_id: int | None
+    api_version: str | None
+    livemode: bool
+    attempts: int
+    detail: str | None
+    created_at_ms: int
+    received_at_ms: int
+
+
+def payment(database: peewee.Database, payment_id: int) -> PaymentView | None:
+    """Return one payment."""
+    return _one_payment(database, Payment.id == payment_id)
+
+
+def payment_of_session(database: peewee.Database, session_id: str) -> PaymentView | None:
+    """Return the payment whose Checkout Session has this id."""
+    return _one_payment(database, Payment.stripe_session_id == session_id)
+
+
+def payment_of_intent(database: peewee.Database, payment_intent_id: str) -> PaymentView | None:
+    """Return the payment that this payment intent paid."""
+    return _one_payment(database, Payment.payment_intent_id == payment_intent_id)
+
+
+def payments_page(
+    database: peewee.Database, *, account_id: int | None = None, before_id: int | None = None, limit: int = 50
+) -> list[PaymentView]:
+    """Return payments of one account, or of all, newest first, from the one below ``before_id``."""
+    conditions = []
+    if account_id is not None:
+        conditions.append(Payment.account_id == account_id)
+    if before_id is not None:
+        conditions.append(Payment.id < before_id)
+    query = _payments(*conditions).order_by(Payment.id.desc()).limit(limit)
+    return [_payment_view(row) for row in query.dicts().execute(database)]
+
+
+def refunds_of(database: peewee.Database, payment_id: int) -> list[RefundView]:
+    """Return a payment's refunds, oldest first."""
+    query = Refund.select().where(Refund.payment_id == payment_id).order_by(Refund.id)
+    return [_refund_view(row) for row in query.dicts().execute(database)]
+
+
+def refund(database: peewee.Database, refund_id: int) -> RefundView | None:
+    """Return one refund."""
+    return _one_refund(database, Refund.id == refund_id)
+
+
+def refund_of_key(database: peewee.Database, idempotency_key: str) -> RefundView | None:
+    """Return the refund that was asked for with this key."""
+    return _one_refund(database, Refund.idempotency_key == idempotency_key)
+
+
+def inbox_page(
+    database: peewee.Database,
+    *,
+    before: tuple[int, str] | None = None,
+    status: InboxStatus | None = None,
+    limit: int = 50,
+) -> list[InboxLine]:
+    """Return events, the latest received first, from below ``before`` (received_at_ms, event_id of the last line)."""
+    query = InboxEvent.select(*_INBOX_COLUMNS)
+    if before is not None:
+        # A row value keeps the keyset on its index; the database compares both columns at once.
+        keyset = peewee.Tuple(InboxEvent.received_at_ms, InboxEvent.event_id)
+        query = query.where(keyset < peewee.Tuple(*before))
+    if status is not None:
+        query = query.where(InboxEvent.status == status)
+    query = query.order_by(InboxEvent.received_at_ms.desc(), InboxEvent.event_id.desc()).limit(limit)
+    return [_inbox_line(row) for row in query.dicts().execute(database)]
+
+
+def inbox_event(database: peewee.Database, event_id: str) -> InboxLine | None:
+    """Return one event."""
+    query = InboxEvent.select(*_INBOX_COLUMNS).where(InboxEvent.event_id == event_id)
+    rows = list(query.dicts().execute(database))
+    return _inbox_line(rows[0]) if rows else None
+
+
+_INBOX_COLUMNS: Final = (
+    InboxEvent.event_id,
+    InboxEvent.type,
+    InboxEvent.status,
+    InboxEvent.object_id,
+    InboxEvent.account_id,
+    InboxEvent.api_version,
+    InboxEvent.livemode,
+    InboxEvent.attempts,
+    InboxEvent.detail,
+    InboxEvent.created_at_ms,
+    InboxEvent.received_at_ms,
+)
+
+
+def _payments(*conditions: Any) -> Any:
+    query = Payment.select(Payment, Account.external_id).join(
+        Account, peewee.JOIN.LEFT_OUTER, on=(Account.id == Payment.account_id)
+    )
+    return query.where(*conditions) if conditions else query
+
+
+def _one_payment(database: peewee.Database, condition: Any) -> PaymentView | None:
+    rows = list(_payments(condition).dicts().execute(database))
+    return _payment_view(rows[0]) if rows else None
+
+
+def _one_refund(database: peewee.Database, condition: Any) -> RefundView | None:
+    rows = list(Refund.select().where(condition).dicts().execute(database))
+    return _refund_view(rows[0]) if rows else None
+
+
+def _payment_view(row: dict[str, Any]) -> PaymentView:
+    values = dict(row)
+    del values["idempotency_key"]
+    values["session_id"] = values.pop("stripe_session_id")
+    values["status"] = PaymentStatus(values["status"])
+    values["livemode"] = bool(values["livemode"])
+    return PaymentView(**values)
+
+
+def _refund_view(row: dict[str, Any]) -> RefundView:
+    return RefundView(**{**row, "status": RefundStatus(row["status"])})
+
+
+def _inbox_line(row: dict[str, Any]) -> InboxLine:
+    return InboxLine(**{**row, "status": InboxStatus(row["status"]), "livemode": bool(row["livemode"])})

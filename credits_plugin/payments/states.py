@@ -1,0 +1,72 @@
+"""The states of payments, refunds and inbox events, as they are stored."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class PaymentStatus(StrEnum):
+    """Life of a payment, in the order in which a later state replaces an earlier one, whatever order events come in.
+
+    ``paid`` and what follows need a grant; the others never take one away.
+    """
+
+    CREATED = "created"
+    OPEN = "open"
+    PROCESSING = "processing"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    FAILED = "failed"
+    PAID = "paid"
+    PARTIALLY_REFUNDED = "partially_refunded"
+    REFUNDED = "refunded"
+
+
+class RefundStatus(StrEnum):
+    """Life of a refund, in the order in which a later state replaces an earlier one; all but the first are Stripe's.
+
+    A succeeded refund can still fail, when the buyer's bank sends the money back.
+    """
+
+    REQUESTED = "requested"
+    PENDING = "pending"
+    REQUIRES_ACTION = "requires_action"
+    SUCCEEDED = "succeeded"
+    CANCELED = "canceled"
+    FAILED = "failed"
+
+
+MONEY_BACK: Final = frozenset({RefundStatus.PENDING, RefundStatus.REQUIRES_ACTION, RefundStatus.SUCCEEDED})
+"""Refunds whose money is on its way or gone: they take credits back."""
+LIVE_REFUNDS: Final = MONEY_BACK | {RefundStatus.REQUESTED}
+"""Refunds that use up the payment's refundable amount."""
+
+
+class InboxStatus(StrEnum):
+    """What became of an incoming event. ``received`` never outlives the transaction that writes it."""
+
+    RECEIVED = "received"
+    PROCESSED = "processed"
+    IGNORED = "ignored"
+    QUARANTINED = "quarantined"
+    FAILED = "failed"
+
+
+def later_payment_status(one: PaymentStatus, other: PaymentStatus) -> PaymentStatus:
+    """Return the state that is further in a payment's life."""
+    order = list(PaymentStatus)
+    return max(one, other, key=order.index)
+
+
+def later_refund_status(one: RefundStatus, other: RefundStatus) -> RefundStatus:
+    """Return the state that is further in a refund's life."""
+    order = list(RefundStatus)
+    return max(one, other, key=order.index)
+
+
+def refunded_status(*, refunded_minor: int, amount_minor: int) -> PaymentStatus:
+    """Return the state of a granted payment, which follows from its refunds alone."""
+    if refunded_minor <= 0:
+        return PaymentStatus.PAID
+    return PaymentStatus.REFUNDED if refunded_minor >= amount_minor else PaymentStatus.PARTIALLY_REFUNDED

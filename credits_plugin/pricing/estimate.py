@@ -1,0 +1,40 @@
+"""The upper bound of what a request can cost, before it is made."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hookspecs import AIRequest, Estimate
+
+from ..errors import InvalidValue
+from .price import Price, shown
+from .prompt import estimate_input_tokens
+
+DEFAULT_MAX_OUTPUT_TOKENS: Final = 4_096
+
+
+def estimate(
+    request: AIRequest, price: Price, *, default_max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
+) -> Estimate:
+    """Return an upper bound of the request's tokens and cost; takes microseconds, never raises on odd messages.
+
+    The output bound is the request's own limit, else the price's, else ``default_max_output_tokens``. It holds only if
+    the host sends ``max_output_tokens`` of the estimate to the provider as the limit. No usage with at most so many
+    prompt tokens (cached or not) and completion tokens (reasoning included) costs more than the estimate.
+
+    Raises:
+        InvalidValue: the request's limit is no positive whole number, or the bound is too large to be stored.
+    """
+    limit = request.max_output_tokens
+    if limit is None:
+        limit = price.max_output_tokens or default_max_output_tokens
+    elif type(limit) is not int or limit <= 0:
+        msg = f"max_output_tokens must be a whole number above 0, or left out; got {shown(limit)}"
+        raise InvalidValue(msg)
+    input_tokens = estimate_input_tokens(request.messages, request.tools, request.model)
+    return Estimate(
+        model=request.model,
+        input_tokens=input_tokens,
+        max_output_tokens=limit,
+        cost_microcredits=price.bound_microcredits(input_tokens=input_tokens, output_tokens=limit),
+    )

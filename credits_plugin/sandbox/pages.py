@@ -1,0 +1,151 @@
+"""The hosted pages: payment, what is shown when it is over, and a receipt. Plain HTML forms; nothing from elsewhere."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from jinja2 import Environment, PackageLoader
+
+from credits_plugin.sandbox.card_form import FIELDS, FormError, read_buyer
+from credits_plugin.sandbox.cards import TEST_CARDS
+from credits_plugin.sandbox.checkout_payments import Buyer, pay_session
+from credits_plugin.sandbox.currencies import format_money
+from credits_plugin.sandbox.errors import DECLINED_BY_CARD, StripeError
+from credits_plugin.sandbox.protocol import base_url_of
+from credits_plugin.sandbox.state import State
+from credits_plugin.sandbox.store import Json
+
+Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_templates = Environment(
+    loader=PackageLoader("credits_plugin.sandbox"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+_templates.filters["money"] = format_money
+_templates.filters["grouped"] = lambda number: " ".join(number[i : i + 4] for i in range(0, len(number), 4))
+_templates.filters["date"] = lambda seconds: time.strftime("%B %d, %Y", time.gmtime(seconds))
+
+_BUTTONS = {"book": "Book", "donate": "Donate"}
+_FIELD_OF_CODE = {"incorrect_cvc": "cvc", "expired_card": "exp"}
+"""Where a decline is shown; all others at the card number, as in Stripe's form."""
+
+
+def routes(state: State) -> list[web.RouteDef]:
+    """The pages of one sandbox."""
+    pages = Pages(state)
+    return [
+        web.get("/c/pay/{id}", pages.payment),
+        web.post("/c/pay/{id}", pages.pay),
+        web.get("/receipts/{id}", pages.receipt),
+    ]
+
+
+class Pages:
+    """Render and receive the forms; every change goes through `checkout_payments`."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def payment(self, request: web.Request) -> web.Response:
+        """The form, or why there is none."""
+        session = self._session(request)
+        if session is None or session["status"] != "open":
+            return self._closed(session)
+        return self._form(session, values={}, errors={}, status=200)
+
+    async def pay(self, request: web.Request) -> web.Response:
+        """Take the form: 303 to the success page, or the form again with what is wrong."""
+        form = await request.post()
+        values = {field: str(form.get(field, "")) for field in FIELDS}
+        session = self._session(request)
+        if session is None or session["status"] != "open":
+            return self._closed(session, status=409)
+        buyer = read_buyer(values, now=self._state.now(), known_email=_known_email(session))
+        if isinstance(buyer, FormError):
+            return self._form(session, values=values, errors=dict(buyer.messages), status=400)
+        return self._charge(request, session, buyer, values)
+
+    def _charge(self, request: web.Request, session: Json, buyer: Buyer, values: dict[str, str]) -> web.Response:
+        call = self._state.call(base_url_of(request))
+        try:
+            with self._state.store.transaction(keep_on=lambda error: getattr(error, "keeps_changes", False)):
+                completed = pay_session(call, session["id"], buyer)
+        except StripeError as error:
+            if error.kind != DECLINED_BY_CARD:
+                raise
+            field = _FIELD_OF_CODE.get(error.code or "", "card_number")
+            return self._form(session, values=values, errors={field: error.message}, status=402)
+        target = completed["success_url"].replace("{CHECKOUT_SESSION_ID}", completed["id"])
+        return web.Response(status=303, headers={"Location": target, "Cache-Control": "no-store"})
+
+    async def receipt(self, request: web.Request) -> web.Response:
+        """What was paid and given back."""
+        charge = self._state.store.get("charge", request.match_info["id"])
+        if charge is None or not charge["paid"]:
+            return _page("closed.html", status=404, title="Not found", message="There is no such receipt.", back=None)
+        return _page("receipt.html", charge=charge, merchant=self._state.settings.merchant_name)
+
+    def _session(self, request: web.Request) -> Json | None:
+        self._state.run_due(base_url_of(request))
+        return self._state.store.get("checkout.session", request.match_info["id"])
+
+    def _form(self, session: Json, *, values: dict[str, str], errors: dict[str, str], status: int) -> web.Response:
+        lines = self._state.store.get("checkout_lines", session["id"]) or {"items": []}
+        products = {
+            item["price"]["product"]: self._state.store.get("product", item["price"]["product"]) or {}
+            for item in lines["items"]
+        }
+        return _page(
+            "checkout.html",
+            status=status,
+            session=session,
+            items=lines["items"],
+            products=products,
+            merchant=self._state.settings.merchant_name,
+            # Card number and security code never travel back to the browser.
+            values={name: value for name, value in values.items() if name in {"email", "name", "exp"}},
+            errors=errors,
+            email=_known_email(session),
+            button=_BUTTONS.get(session["submit_type"] or "", "Pay"),
+            cards=TEST_CARDS,
+            next_year=f"{(time.gmtime(self._state.now()).tm_year + 2) % 100:02d}",
+        )
+
+    def _closed(self, session: Json | None, *, status: int | None = None) -> web.Response:
+        if session is None:
+            title, message = "Something went wrong", "The page you were looking for could not be found."
+            return _page("closed.html", status=404, title=title, message=message, back=None)
+        if session["status"] == "complete":
+            title, message = "You're all done here", "Your payment has already been processed, you can close this page."
+            return _page("closed.html", status=status or 200, title=title, message=message, back=None)
+        title, message = "You're all done here", "This checkout session has timed out. Please start again."
+        return _page("closed.html", status=status or 410, title=title, message=message, back=session["cancel_url"])
+
+
+def _known_email(session: Json) -> str | None:
+    if session["customer"] is None and session["customer_email"] is None:
+        return None
+    details = session["customer_details"] or {}
+    return details.get("email") or None
+
+
+def _page(template: str, *, status: int = 200, **context: Any) -> web.Response:
+    nonce = secrets.token_urlsafe(12)
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    )
+    return web.Response(
+        text=_templates.get_template(template).render(nonce=nonce, **context),
+        status=status,
+        content_type="text/html",
+        headers={
+            "Content-Security-Policy": policy,
+            "Cache-Control": "no-store",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )

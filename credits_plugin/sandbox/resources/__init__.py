@@ -1,0 +1,39 @@
+"""One file per noun; a new noun adds its ROUTES here (and its due work and includable properties, if it has any)."""
+
+from __future__ import annotations
+
+from credits_plugin.sandbox.call import Route
+from credits_plugin.sandbox.expansion import INCLUDABLE
+from credits_plugin.sandbox.resources import (
+    balance_transactions,
+    charges,
+    checkout_sessions,
+    customers,
+    events,
+    payment_intents,
+    payment_methods,
+    prices,
+    products,
+    refunds,
+)
+from credits_plugin.sandbox.state import DueWork
+
+ROUTES: tuple[Route, ...] = (
+    *balance_transactions.ROUTES,
+    *charges.ROUTES,
+    *checkout_sessions.ROUTES,
+    *customers.ROUTES,
+    *events.ROUTES,
+    *payment_intents.ROUTES,
+    *payment_methods.ROUTES,
+    *prices.ROUTES,
+    *products.ROUTES,
+    *refunds.ROUTES,
+)
+
+DUE_WORK: dict[str, DueWork] = {
+    checkout_sessions.EXPIRE: checkout_sessions.expire_due,
+    refunds.FAIL: refunds.fail_due,
+}
+
+INCLUDABLE |= {**charges.INCLUDABLE, **checkout_sessions.INCLUDABLE, **customers.INCLUDABLE}

@@ -1,0 +1,74 @@
+"""`/v1/balance_transactions`: what charges and refunds do to the merchant's balance."""
+
+from __future__ import annotations
+
+from credits_plugin.sandbox.call import Call, Route, list_route, page_of
+from credits_plugin.sandbox.objects import new_id
+from credits_plugin.sandbox.params import created_filter, currency, text, unsupported
+from credits_plugin.sandbox.store import Json
+
+DAY_S = 24 * 3600
+PENDING_S = 6 * DAY_S
+"""How long card money stays pending in a young account."""
+
+
+def record(call: Call, *, source: Json, amount: int, kind: str, at_once: bool = False) -> Json:
+    """Book `amount` (minor units, negative for money that leaves) of a charge, refund or failed refund."""
+    fee = fee_minor(amount) if kind == "charge" else 0
+    transaction: Json = {
+        "id": new_id("txn"),
+        "object": "balance_transaction",
+        "amount": amount,
+        "available_on": call.now if at_once else (call.now + PENDING_S) // DAY_S * DAY_S,
+        "balance_type": "payments",
+        "created": call.now,
+        "currency": source["currency"],
+        "description": source.get("description"),
+        "exchange_rate": None,
+        "fee": fee,
+        "fee_details": _fee_details(fee, source["currency"]),
+        "net": amount - fee,
+        "reporting_category": "charge" if kind == "charge" else kind,
+        "source": source["id"],
+        "status": "available" if at_once else "pending",
+        "type": kind,
+    }
+    return call.save(transaction)
+
+
+def fee_minor(amount: int) -> int:
+    """2.9 % rounded half up, plus 30, as recorded from Stripe for US cards in USD (2500 → 103, 2900 → 114)."""
+    return (amount * 29 + 500) // 1000 + 30
+
+
+def _fee_details(fee: int, currency_code: str) -> list[Json]:
+    if fee == 0:
+        return []
+    return [
+        {
+            "amount": fee, "application": None, "currency": currency_code, "description": "Stripe processing fees",
+            "type": "stripe_fee",
+        }
+    ]  # fmt: skip
+
+
+def retrieve(call: Call) -> Json:
+    """One balance transaction."""
+    return call.fetch("balance_transaction", call.path["id"])
+
+
+def list_all(call: Call) -> Json:
+    """Balance transactions, newest first; filters: `type`, `source`, `currency`."""
+    wanted = {name: call.params[name] for name in ("type", "source", "currency") if name in call.params}
+    return page_of(
+        call, "balance_transaction", where=lambda row: all(row[name] == value for name, value in wanted.items())
+    )
+
+
+ROUTES = (
+    list_route(
+        "/v1/balance_transactions", list_all, type=text(), source=text(), currency=currency(),
+        created=created_filter(), **unsupported("payout"),
+    ),
+    Route("GET", "/v1/balance_transactions/{id}", retrieve),
+)  # fmt: skip

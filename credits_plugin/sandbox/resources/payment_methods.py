@@ -1,0 +1,134 @@
+"""`/v1/payment_methods`: cards, by Stripe's test tokens; a card number is never taken over the API."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from credits_plugin.sandbox.call import Call, Route
+from credits_plugin.sandbox.cards import DECLINES, Fate, TestCard, card_of_token, declined
+from credits_plugin.sandbox.errors import StripeError, resource_missing
+from credits_plugin.sandbox.objects import new_id
+from credits_plugin.sandbox.params import text
+from credits_plugin.sandbox.store import Json
+
+EMPTY_ADDRESS: Json = {
+    "city": None, "country": None, "line1": None, "line2": None, "postal_code": None, "state": None,
+}  # fmt: skip
+NO_BILLING_DETAILS: Json = {"address": EMPTY_ADDRESS, "email": None, "name": None, "phone": None, "tax_id": None}
+
+
+def create_card(
+    call: Call,
+    card: TestCard,
+    *,
+    expires: tuple[int, int] | None = None,
+    billing_details: Json | None = None,
+    customer: str | None = None,
+) -> Json:
+    """A payment method of a test card; `expires` is (month, year) and defaults to a year from now.
+
+    What the card will do is kept in a row of its own that no answer shows.
+    """
+    moment = time.gmtime(call.now)
+    month, year = expires or (moment.tm_mon, moment.tm_year + 1)
+    method: Json = {
+        "id": new_id("pm"),
+        "object": "payment_method",
+        "allow_redisplay": "unspecified",
+        "billing_details": billing_details or NO_BILLING_DETAILS,
+        "card": _card(card, month=month, year=year),
+        "created": call.now,
+        "customer": customer,
+        "customer_account": None,
+        "livemode": False,
+        "metadata": {},
+        "type": "card",
+    }
+    call.store.put("card_fate", {"id": method["id"], "fate": card.fate})
+    return call.save(method)
+
+
+def _card(card: TestCard, *, month: int, year: int) -> Json:
+    return {
+        "brand": card.brand,
+        "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
+        "country": "US",
+        "display_brand": "american_express" if card.brand == "amex" else card.brand,
+        "exp_month": month,
+        "exp_year": year,
+        "fingerprint": hashlib.sha256(f"{card.brand} {card.last4}".encode()).hexdigest()[:16],
+        "funding": card.funding,
+        "generated_from": None,
+        "last4": card.last4,
+        "networks": {"available": [card.brand], "preferred": None},
+        "regulated_status": "unregulated",
+        "three_d_secure_usage": {"supported": True},
+        "wallet": None,
+    }
+
+
+def fate_of(call: Call, method: Json) -> Fate:
+    """What a payment with this method will do."""
+    row = call.fetch("card_fate", method["id"])
+    return Fate(row["fate"])
+
+
+def method_of(call: Call, method_id: str, *, param: str = "payment_method", status: int = 404) -> Json:
+    """A stored payment method, or a fresh one for a test token."""
+    card = card_of_token(method_id)
+    if card is not None:
+        return create_card(call, card)
+    method = call.store.get("payment_method", method_id)
+    if method is None:
+        error = resource_missing("PaymentMethod", method_id, param=param, status=status)
+        raise StripeError(
+            f"{error.message}; It's possible this PaymentMethod exists on one of your connected accounts, in which "
+            "case you should retry this request on that connected account. Learn more at "
+            "https://stripe.com/docs/connect/authentication",
+            status=status,
+            code=error.code,
+            param=param,
+        )
+    return method
+
+
+def attach(call: Call) -> Json:
+    """Attach to a customer; cards that are declined at once are refused with 402. Emits `payment_method.attached`."""
+    customer = call.fetch_named("customer", "customer")
+    method = method_of(call, call.path["id"])
+    decline = DECLINES.get(fate_of(call, method))
+    if decline is not None and fate_of(call, method) is not Fate.FAILS_ONLY_WHEN_CHARGED:
+        raise declined(decline, details={}, param="")
+    if method["customer"] is not None:
+        raise StripeError(
+            "The payment method you provided has already been attached to a customer.",
+            code="payment_method_unexpected_state",
+        )
+    method["customer"] = customer and customer["id"]
+    call.save(method)
+    call.emit("payment_method.attached", method)
+    return method
+
+
+def detach(call: Call) -> Json:
+    """Take it from its customer, for good; emits `payment_method.detached`."""
+    method = method_of(call, call.path["id"])
+    if method["customer"] is None:
+        raise StripeError(
+            "The payment method you provided is not attached to a customer so detachment is impossible.",
+            code="payment_method_unexpected_state",
+        )
+    return call.update(method, {"customer": None}, event_type="payment_method.detached")
+
+
+def retrieve(call: Call) -> Json:
+    """One payment method."""
+    return method_of(call, call.path["id"])
+
+
+ROUTES = (
+    Route("GET", "/v1/payment_methods/{id}", retrieve),
+    Route("POST", "/v1/payment_methods/{id}/attach", attach, {"customer": text(required=True)}),
+    Route("POST", "/v1/payment_methods/{id}/detach", detach),
+)

@@ -1,0 +1,86 @@
+"""What one running sandbox consists of, and the work that falls due on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from credits_plugin.sandbox import SandboxSettings
+from credits_plugin.sandbox.call import Call, Cause
+from credits_plugin.sandbox.store import Change, Json, Store
+from credits_plugin.sandbox.webhooks import Deliveries
+
+logger = logging.getLogger(__name__)
+
+LONGEST_SLEEP_S = 60.0
+
+DueWork = Callable[[Call, str], None]
+"""Takes a call and the object's id; runs inside a transaction."""
+
+
+class State:
+    """Settings, store, deliveries, clock and due work of one sandbox."""
+
+    def __init__(
+        self, settings: SandboxSettings, *, clock: Callable[[], float] | None, due_work: Mapping[str, DueWork]
+    ) -> None:
+        self.settings = settings
+        self.store = Store(settings.data_path)
+        self.deliveries = Deliveries(self.store, settings, clock=clock or time.time)
+        self._clock = clock or time.time
+        self._due_work = due_work
+        self._base_url = "http://127.0.0.1"
+        self._job_added = asyncio.Event()
+        self.store.on_commit(self._wake)
+
+    def now(self) -> int:
+        """Seconds since the epoch, as everywhere in Stripe's API."""
+        return int(self._clock())
+
+    def call(
+        self,
+        base_url: str,
+        *,
+        cause: Cause | None = None,
+        params: Json | None = None,
+        path: Mapping[str, str] | None = None,
+    ) -> Call:
+        """A call at the present time; open a transaction around its use."""
+        return Call(
+            store=self.store,
+            now=self.now(),
+            base_url=base_url,
+            merchant_name=self.settings.merchant_name,
+            endpoint_ids=self.deliveries.endpoint_ids,
+            cause=cause or Cause(),
+            params=params or {},
+            path=path or {},
+        )
+
+    def run_due(self, base_url: str | None = None) -> None:
+        """Do what has fallen due (an expired session, a refund that fails late), earliest first."""
+        self._base_url = base_url or self._base_url
+        now = self.now()
+        due = sorted(self.store.oldest_first("job", lambda job: job["due_at"] <= now), key=lambda job: job["due_at"])
+        for job in due:
+            with self.store.transaction():
+                self.store.drop("job", job["id"])
+                self._due_work[job["action"]](self.call(self._base_url), job["object_id"])
+
+    async def run_clock(self) -> None:
+        """Run due work until cancelled; asleep until the next job is due or a new one is added."""
+        while True:
+            self._job_added.clear()
+            self.run_due()
+            due_at = min((job["due_at"] for job in self.store.oldest_first("job")), default=float("inf"))
+            pause_s = min(max(due_at - self._clock(), 0.01), LONGEST_SLEEP_S)
+            try:
+                await asyncio.wait_for(self._job_added.wait(), pause_s)
+            except TimeoutError:
+                continue
+
+    def _wake(self, changes: list[Change]) -> None:
+        if any(kind == "job" for kind, _ in changes):
+            self._job_added.set()

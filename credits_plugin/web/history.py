@@ -1,0 +1,45 @@
+"""An account's history: its transfers with the payments behind them, a page at a time. Used by API and pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import peewee
+
+from ..ledger.entries import Code
+from ..ledger.queries import TransferLine, account_transfers
+from ..payments.queries import PaymentView, payment_of_intent
+
+PAGE_SIZE: Final = 25
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryLine:
+    """A transfer, and for a purchase the payment that paid for it."""
+
+    transfer: TransferLine
+    payment: PaymentView | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Lines, newest first. ``older`` is the cursor of the next page, None on the last one."""
+
+    lines: list[HistoryLine]
+    older: int | None
+
+
+def history_page(database: peewee.Database, account_id: int, *, before_seq: int | None) -> HistoryPage:
+    """Return one page; any depth costs the same. ``account_id`` is the ledger's key, and cursors only count in it."""
+    transfers = account_transfers(database, account_id, before_seq=before_seq, limit=PAGE_SIZE)
+    lines = [HistoryLine(transfer, _payment_of(database, account_id, transfer)) for transfer in transfers]
+    oldest_seq = transfers[-1].seq if transfers else 1
+    return HistoryPage(lines, oldest_seq if oldest_seq > 1 else None)
+
+
+def _payment_of(database: peewee.Database, account_id: int, transfer: TransferLine) -> PaymentView | None:
+    if transfer.code is not Code.PURCHASE or transfer.reference is None:
+        return None
+    payment = payment_of_intent(database, transfer.reference)
+    return payment if payment is not None and payment.account_id == account_id else None

@@ -1,0 +1,209 @@
+"""Errors as ``application/problem+json`` (RFC 9457) with a stable ``code``. HTTP statuses live here alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from hookspecs import Refusal
+
+from ..errors import (
+    AccountInDebt,
+    ConfigurationError,
+    CreditsError,
+    DatabaseError,
+    ForgedEvent,
+    GatewayError,
+    InsufficientCredits,
+    InvalidValue,
+    LedgerError,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    PaymentError,
+    UnknownModel,
+)
+from ..money import MICROCREDITS_PER_CREDIT
+from .amounts import amount_json
+from .body import BodyTooLarge, BodyTooSlow, UnsupportedMediaType
+from .csrf import CrossSiteRequest, FormExpired
+from .identity import Unauthenticated
+from .service import CREDITS, PaymentsNotConfigured
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 2
+
+# The first class that matches counts, so subclasses stand before their bases.
+_STATUSES: Final[tuple[tuple[type[CreditsError], int], ...]] = (
+    (Unauthenticated, 401),
+    (CrossSiteRequest, 403),
+    (FormExpired, 403),
+    (BodyTooSlow, 408),
+    (BodyTooLarge, 413),
+    (UnsupportedMediaType, 415),
+    (InvalidValue, 400),
+    (ForgedEvent, 400),
+    (NotFound, 404),
+    (UnknownModel, 422),
+    (InsufficientCredits, 402),
+    (AccountInDebt, 402),
+    (PaymentsNotConfigured, 503),
+    (Overloaded, 503),
+    (OutcomeUnknown, 503),
+    (DatabaseError, 503),
+    (PaymentError, 409),
+    (LedgerError, 409),
+)
+
+# What an operator must read stays in the log; the client gets these sentences instead of the error's own.
+_PUBLIC_DETAILS: Final[tuple[tuple[type[CreditsError], str], ...]] = (
+    (UnknownModel, "No price is known for this model."),
+    (Overloaded, "Too many requests are waiting. Try again in a moment."),
+    (OutcomeUnknown, "The result is not known yet. Try again in a moment."),
+    (DatabaseError, "The service cannot reach its database. Try again in a moment."),
+    (ConfigurationError, "The service is not set up correctly. The operator has been told."),
+    (GatewayError, "The payment provider did not answer as expected. Nothing was charged. Try again in a moment."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as a client may see it. ``extra`` are further members of the JSON object."""
+
+    status: int
+    code: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The status in words: ``Not Found``."""
+        return HTTPStatus(self.status).phrase
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the members of the problem object."""
+        return {
+            "type": f"urn:credits-plugin:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "success": False,
+            **self.extra,
+        }
+
+
+def problem_of(error: CreditsError, *, purchase_url: str) -> Problem:
+    """Translate an error; nothing of its fields gets out but the figures of a 402 and the name of a bad field."""
+    status = _status_of(error)
+    detail = next((text for kind, text in _PUBLIC_DETAILS if isinstance(error, kind)), _sentence(error.message))
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    match error:
+        case InsufficientCredits() | AccountInDebt():
+            return _payment_required(error.code, error.needed, error.available, purchase_url)
+        case InvalidValue(fields={"field": str(name)}):
+            return Problem(status, error.code, detail, headers, {"field": name})
+        case _:
+            return Problem(status, error.code, detail, headers)
+
+
+def _sentence(message: str) -> str:
+    """Return a message as its reader expects it: with a capital and a full stop, unless it starts with a name."""
+    start = message[:1].upper() if " " in message and message.split(" ", maxsplit=1)[0].isalpha() else message[:1]
+    return start + message[1:] + ("" if message.endswith((".", "!", "?")) else ".")
+
+
+def _status_of(error: CreditsError) -> int:
+    if isinstance(error, GatewayError):
+        return 503 if error.retryable else 502
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+
+
+def _payment_required(code: str, needed: int, available: int, purchase_url: str | None) -> Problem:
+    """Return the 402 that tells a client what is missing and where to get it."""
+    if code == AccountInDebt.code:
+        detail = "The balance is below zero. Buy credits to go on."
+    else:
+        detail = f"This needs {_credits(needed)} credits, and {_credits(available)} are available."
+    extra = {"needed": amount_json(needed), "available": amount_json(available), "purchase_url": purchase_url}
+    return Problem(402, code, detail, {}, extra)
+
+
+def _credits(microcredits: int) -> str:
+    # Two digits are enough for a sentence; the exact figures stand beside it. Up, so that 0.001 is never shown as 0.
+    hundredths = -(-microcredits * 100 // MICROCREDITS_PER_CREDIT)
+    sign, hundredths = ("-", -hundredths) if hundredths < 0 else ("", hundredths)
+    return f"{sign}{hundredths // 100:,}.{hundredths % 100:02d}"
+
+
+def respond(problem: Problem) -> web.Response:
+    """Return the problem as an HTTP response."""
+    return web.json_response(
+        problem.to_json(), status=problem.status, headers=dict(problem.headers), content_type=CONTENT_TYPE
+    )
+
+
+def refusal_response(refusal: Refusal) -> web.Response:
+    """Return a host's answer to a refused AI request: 402 with the figures and the purchase link.
+
+    A refusal that money cannot cure (the gate failed, the model has no price) is a 503 or a 422.
+    """
+    match refusal.code:
+        case InsufficientCredits.code | AccountInDebt.code:
+            problem = _payment_required(
+                refusal.code, refusal.needed_microcredits, refusal.available_microcredits, refusal.purchase_url
+            )
+        case UnknownModel.code | InvalidValue.code:
+            problem = Problem(422, refusal.code, refusal.message)
+        case _:
+            problem = Problem(503, refusal.code, refusal.message, {"Retry-After": str(RETRY_AFTER_S)})
+    return respond(problem)
+
+
+def problem_of_http(error: web.HTTPException) -> Problem:
+    """Translate what aiohttp itself answers: no such route, wrong method."""
+    code = HTTPStatus(error.status).name.lower()
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    return Problem(error.status, code, f"{HTTPStatus(error.status).phrase}.", headers)
+
+
+UNEXPECTED: Final = Problem(500, "internal_error", "Something went wrong on our side. It has been recorded.")
+
+
+def log_problem(request: web.Request, error: CreditsError, problem: Problem) -> None:
+    """Record errors that an operator must act on; the caller's own mistakes are no news."""
+    if problem.status >= 500:
+        logger.error("%s %s failed: %s: %s", request.method, route_of(request), error.code, error.message)
+
+
+def route_of(request: web.Request) -> str:
+    """Return the route's template for the log; paths and queries carry session ids and prompts."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(no route)"
+
+
+@web.middleware
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error of the API as a problem."""
+    try:
+        return await handler(request)
+    except CreditsError as error:
+        problem = problem_of(error, purchase_url=request.app[CREDITS].settings.purchase_url)
+        log_problem(request, error, problem)
+        return respond(problem)
+    except web.HTTPException as error:
+        return respond(problem_of_http(error))
+    except ConnectionError:  # the client has gone; there is nobody to answer
+        raise
+    except Exception:  # the border: a bug becomes a 500 without a traceback for strangers, and one in the log
+        logger.exception("%s %s failed unexpectedly", request.method, route_of(request))
+        return respond(UNEXPECTED)

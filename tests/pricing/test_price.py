@@ -1,0 +1,211 @@
+"""One price: cost of a usage, its bound, its record."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from credits_plugin.errors import InvalidValue
+from credits_plugin.money import MAX_AMOUNT
+from credits_plugin.pricing.price import Price, Rates, Tier, rate_from_usd
+from hookspecs import Usage
+
+USD = 100_000_000  # microcredits at 100 credits per USD
+PLAIN = Price("openai", "plain", Rates(3 * USD, 1 * USD, 4 * USD, 15 * USD, 20 * USD), markup_bps=1_500)
+TIERED = Price(
+    "google",
+    "tiered",
+    Rates(1 * USD, 1 * USD, 1 * USD, 10 * USD, 10 * USD),
+    markup_bps=0,
+    tiers=(
+        Tier(200_000, Rates(2 * USD, 2 * USD, 2 * USD, 15 * USD, 15 * USD)),
+        Tier(500_000, Rates(4 * USD, 4 * USD, 4 * USD, 30 * USD, 30 * USD)),
+    ),
+)
+
+rates = st.builds(Rates, *[st.integers(0, 10**12)] * 5)
+tiers = st.lists(st.tuples(st.integers(0, 2_000), rates), max_size=3, unique_by=lambda item: item[0]).map(
+    lambda items: tuple(Tier(above, of) for above, of in sorted(items, key=lambda item: item[0]))
+)
+prices = st.builds(
+    Price,
+    provider=st.just("p"),
+    model=st.text(max_size=5),
+    rates=rates,
+    markup_bps=st.integers(0, 100_000),
+    tiers=tiers,
+    request_rate=st.integers(0, 10**13),
+)
+counts = st.integers(0, 3_000)
+usages = st.builds(Usage, counts, counts, counts, counts, counts)
+
+
+def test_cost_is_the_sum_over_all_kinds_plus_markup():
+    usage = Usage(input=1_000_000, cache_read=1_000_000, cache_write=1_000_000, output=1_000_000, reasoning=1_000_000)
+    assert PLAIN.cost_microcredits(usage) == (3 + 1 + 4 + 15 + 20) * USD * 115 // 100
+
+
+def test_one_token_of_a_cheap_model_costs_one_microcredit_and_not_nothing():
+    cheap = Price("p", "cheap", Rates(1, 1, 1, 1, 1), markup_bps=0)
+    assert cheap.cost_microcredits(Usage(input=1)) == 1
+
+
+def test_rounding_happens_once_for_the_whole_request():
+    price = Price("p", "m", Rates(*[500_000] * 5), markup_bps=0)  # half a microcredit a token
+    assert price.cost_microcredits(Usage(1, 1, 1, 1, 1)) == 3
+    assert sum(price.cost_microcredits(u) for u in (Usage(1), Usage(0, 1), Usage(output=1))) == 3
+
+
+def test_no_usage_costs_only_the_fee_per_request():
+    assert PLAIN.cost_microcredits(Usage()) == 0
+    with_fee = Price("p", "m", PLAIN.rates, markup_bps=1_500, request_rate=5_000 * 1_000_000)
+    assert with_fee.cost_microcredits(Usage()) == 5_750
+
+
+def test_a_tier_prices_the_whole_request_only_above_its_threshold():
+    assert TIERED.cost_microcredits(Usage(input=200_000)) == 200_000 * 100
+    assert TIERED.cost_microcredits(Usage(input=200_001)) == 200_001 * 200
+    assert TIERED.cost_microcredits(Usage(input=500_001, output=10)) == 500_001 * 400 + 10 * 3_000
+
+
+def test_cached_prompt_tokens_count_towards_the_tier_and_output_does_not():
+    assert TIERED.cost_microcredits(Usage(input=1, cache_read=100_000, cache_write=100_000)) == 200_001 * 200
+    assert TIERED.cost_microcredits(Usage(input=1, output=900_000)) == 100 + 900_000 * 1_000
+
+
+def test_a_million_million_tokens_are_charged_without_overflow():
+    assert PLAIN.cost_microcredits(Usage(input=10**12)) == 10**12 * 345
+    assert 10**12 * 345 < 2**63
+
+
+@pytest.mark.parametrize("usage", [Usage(input=10**17), Usage(output=2**62), Usage(input=2**63, cache_read=2**64)])
+def test_a_usage_that_does_not_fit_the_database_is_refused(usage):
+    with pytest.raises(InvalidValue, match="too large"):
+        PLAIN.cost_microcredits(usage)
+
+
+def test_a_token_count_that_does_not_fit_the_database_is_refused_even_if_it_is_free():
+    free = Price("p", "free", Rates(0, 0, 0, 0, 0), markup_bps=0)
+    with pytest.raises(InvalidValue, match="too large"):
+        free.cost_microcredits(Usage(input=2**62))
+
+
+@pytest.mark.parametrize("count", [-1, True, 1.0, float("nan"), "1", None, 1e308])
+def test_a_count_that_is_no_whole_number_never_becomes_a_cost_or_a_bound(count):
+    with pytest.raises(ValueError, match="whole number of tokens"):
+        PLAIN.cost_microcredits(Usage(input=count))
+    with pytest.raises(InvalidValue, match="input_tokens must be a whole number"):
+        PLAIN.bound_microcredits(input_tokens=count, output_tokens=0)
+    with pytest.raises(InvalidValue, match="output_tokens must be a whole number"):
+        PLAIN.bound_microcredits(input_tokens=0, output_tokens=count)
+
+
+@pytest.mark.parametrize("rate", [-1, True, 0.5, "1", None, 10**31])
+def test_a_rate_that_is_no_whole_number_is_refused(rate):
+    with pytest.raises(InvalidValue, match="rate of output"):
+        Rates(1, 1, 1, rate, 1)
+
+
+@pytest.mark.parametrize("thresholds", [(2, 1), (1, 1)])
+def test_tiers_must_rise(thresholds):
+    with pytest.raises(InvalidValue, match="rising thresholds"):
+        Price("p", "m", PLAIN.rates, markup_bps=0, tiers=tuple(Tier(above, PLAIN.rates) for above in thresholds))
+
+
+@settings(max_examples=300, deadline=None)
+@given(prices, usages, st.integers(0, 500), st.integers(0, 500))
+def test_no_usage_within_the_counts_costs_more_than_the_bound(price, usage, spare_input, spare_output):
+    bound = price.bound_microcredits(
+        input_tokens=usage.input + usage.cache_read + usage.cache_write + spare_input,
+        output_tokens=usage.output + usage.reasoning + spare_output,
+    )
+    assert price.cost_microcredits(usage) <= bound
+
+
+@settings(max_examples=300, deadline=None)
+@given(prices, counts, counts)
+def test_the_bound_is_reached_by_some_usage_within_the_counts(price, input_tokens, output_tokens):
+    lengths = {input_tokens, *(t.above_input_tokens for t in price.tiers if t.above_input_tokens <= input_tokens)}
+    dearest = max(
+        price.cost_microcredits(Usage(**{kind: length}, **{output_kind: output_tokens}))
+        for length in lengths
+        for kind in ("input", "cache_read", "cache_write")
+        for output_kind in ("output", "reasoning")
+    )
+    assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=output_tokens) == dearest
+
+
+def test_a_bound_that_does_not_fit_the_database_is_refused():
+    with pytest.raises(InvalidValue, match="too many to price"):
+        PLAIN.bound_microcredits(input_tokens=MAX_AMOUNT, output_tokens=0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(prices, usages)
+def test_a_stored_record_gives_the_same_price_digest_and_cost(price, usage):
+    restored = Price.from_record(json.loads(json.dumps(price.to_record())))
+    assert restored == price
+    assert restored.digest() == price.digest()
+    assert restored.cost_microcredits(usage) == price.cost_microcredits(usage)
+
+
+def test_the_digest_is_the_same_on_every_machine_and_version():
+    # A change here makes a new price version of every price in every database: raise the record's format with it.
+    assert TIERED.digest() == "340136fe689467cc9dec714642fedb4687fb55ca11692ceb23e1e7987181dbfc"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"provider": "azure"},
+        {"model": "other"},
+        {"rates": Rates(3 * USD, 1 * USD, 4 * USD, 15 * USD, 20 * USD + 1)},
+        {"markup_bps": 1_501},
+        {"tiers": (Tier(10, PLAIN.rates),)},
+        {"request_rate": 1},
+    ],
+)
+def test_whatever_affects_the_cost_changes_the_digest(changed):
+    fields = {"provider": "openai", "model": "plain", "rates": PLAIN.rates, "markup_bps": 1_500}
+    assert Price(**fields).digest() == PLAIN.digest()
+    assert Price(**{**fields, **changed}).digest() != PLAIN.digest()
+
+
+def test_limits_do_not_change_the_digest():
+    fields = {"provider": "openai", "model": "plain", "rates": PLAIN.rates, "markup_bps": 1_500}
+    assert Price(**fields, max_output_tokens=1, context_window=2).digest() == PLAIN.digest()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"format": 2},
+        {"format": None},
+        {"rates": [1, 2]},
+        {"rates": [1, 2, 3, 4, -5]},
+        {"tiers": [[1]]},
+        {"markup_bps": "1"},
+    ],
+)
+def test_a_damaged_record_is_refused(damage):
+    with pytest.raises(InvalidValue):
+        Price.from_record(PLAIN.to_record() | damage)
+
+
+def test_a_record_without_rates_is_refused():
+    record = PLAIN.to_record()
+    del record["rates"]
+    with pytest.raises(InvalidValue, match="damaged"):
+        Price.from_record(record)
+
+
+def test_usd_become_rates_exactly_or_rounded_up():
+    assert rate_from_usd(Decimal("0.15"), 100) == 15_000_000
+    assert rate_from_usd(Decimal("0.000000001"), 1) == 1
+    assert rate_from_usd(Decimal("0.0000001000000001"), 1) == 1
+    assert rate_from_usd(Decimal("1.000000000000000001"), 100) == 100_000_001
+    assert rate_from_usd(Decimal(0), 100) == 0
