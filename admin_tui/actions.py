@@ -106,7 +106,4 @@ def actions_in(*places: Where) -> Iterator[Action]:
 
 def bindings(*places: Where) -> list[BindingType]:
     """Return Textual's bindings of ``places``."""
-    return [
-        Binding(",".join(action.keys), action.name, action.label, show=False, id=action.name)
-        for action in actions_in(*places)
-    ]
+    return [Binding(",".join(action.keys), action.name, action.label, show=False) for action in actions_in(*places)]

@@ -6,7 +6,7 @@ A feed reads, so its methods are awaited from a screen's workers; the table only
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Final, Generic, TypeVar
@@ -56,13 +56,14 @@ class TableFeed(Generic[Row]):
         self.window = _EMPTY
         self.shows = End.FIRST
         self.new_rows = 0
-        self._offset = 0
+        self._top: Row | None = None
 
     async def reload(self, end: End = End.FIRST) -> None:
         """Read the list anew from one of its ends, and go there."""
         async with self._lock:
             window, blocks = await self._read(lambda database: _open(database, self.source, end))
-            self.window, self.shows, self.new_rows, self._offset = window, end, 0, 0
+            self.window, self.shows, self.new_rows = window, end, 0
+            self._top = _first_row(blocks)
             self._table.show_window(window.rows, blocks)
             self._table.move_to(0 if end is End.FIRST else window.rows - 1)
         await self.load()
@@ -113,7 +114,7 @@ class TableFeed(Generic[Row]):
         async with self._lock:
             window, blocks = await self._read(lambda database: _open(database, self.source, End.FIRST))
             if self._table.is_at_top:
-                self.window, self.new_rows = window, 0
+                self.window, self.new_rows, self._top = window, 0, _first_row(blocks)
                 self._table.show_window(window.rows, blocks)
         await self.load()
 
@@ -123,10 +124,13 @@ class TableFeed(Generic[Row]):
             for block in self._table.blocks_in_view():
                 rows = await self._read(lambda database, k=keys[block]: source.page(database, k))
                 self._table.put_block(block, rows)
-            top = self._table.row_at(0)
-            if source.newer is not None and top is not None:
-                newer = source.newer
+            newer, top = source.newer, self._top
+            if newer is not None and top is not None and self.shows is End.FIRST:
                 self.new_rows = await self._read(lambda database: newer(database, top))
+
+
+def _first_row(blocks: Mapping[int, Sequence[Row]]) -> Row | None:
+    return blocks[0][0] if blocks.get(0) else None
 
 
 def _open(database: peewee.Database, source: Source[Row], end: End) -> tuple[KeyWindow, dict[int, Sequence[Row]]]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.queries import TransferLine
-from credits_plugin.money import MICROCREDITS_PER_CREDIT, format_credits
+from credits_plugin.money import currency_exponent, format_credits
 
 MINUS: Final = "\N{MINUS SIGN}"
 CREDITS_WIDTH: Final = 18
@@ -98,6 +98,8 @@ def _output_text(line: TransferLine) -> str:
     return f"{tokens_text(line.usage.output)}{reasoning} tok"
 
 
-def whole_credits(microcredits: int) -> int:
-    """Round credits down to whole ones, for totals at a glance."""
-    return microcredits // MICROCREDITS_PER_CREDIT
+def plain_money(amount_minor: int, currency: str) -> str:
+    """Show minor units as a person would type them back: ``8.00`` for USD, ``800`` for JPY."""
+    exponent = currency_exponent(currency)
+    whole, fraction = divmod(amount_minor, 10**exponent)
+    return f"{whole}.{fraction:0{exponent}d}" if exponent else str(whole)

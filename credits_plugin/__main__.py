@@ -65,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("audit", help="check every invariant of the ledger while hosts go on")
     _add_database(check)
     check.set_defaults(run=_audit)
+    bench = commands.add_parser("bench", help="measure the ledger as ratios within one run")
+    bench.add_argument(
+        "--url", help="a database to measure, instead of a SQLite file and a PostgreSQL server of its own"
+    )
+    bench.add_argument("--out", type=Path, default=Path("build/bench.json"), help="default build/bench.json")
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -132,6 +138,13 @@ def _audit(options: argparse.Namespace) -> int:
     report = audit(database)
     _print_report(report)
     return 0 if report.clean else 1
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from .bench.command import run  # noqa: PLC0415 - benchmarks are for this command alone
+
+    arguments = ["bench", "--out", str(options.out), *(["--url", options.url] if options.url else [])]
+    return run(url=options.url, out=options.out, arguments=arguments)
 
 
 def _print_report(report: AuditReport) -> None:

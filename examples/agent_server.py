@@ -396,9 +396,9 @@ async def show_chat(request: web.Request) -> web.Response:
     user = request.app[SESSIONS].user_of(request)
     if user is None:
         raise web.HTTPSeeOther("/")
-    credits = request.app[SERVICE].settings
+    mounted = request.app[SERVICE].settings
     model = html.escape(request.app[AGENT].model)
-    return page(CHAT, user=html.escape(user), model=model, api=credits.prefix, pages=credits.pages_prefix)
+    return page(CHAT, user=html.escape(user), model=model, api=mounted.prefix, pages=mounted.pages_prefix)
 
 
 async def serve_static(request: web.Request) -> web.Response:

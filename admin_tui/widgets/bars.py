@@ -51,8 +51,8 @@ class KeyBar(Widget):
     def render(self) -> Content:
         """Draw the line; what fits least goes from the middle, for the last ones tell where the rest is."""
         parts = [_key(action) for action in self._actions]
-        while len(parts) > 2 and sum(part.cell_length + 2 for part in parts) > self.size.width:  # noqa: PLR2004
-            parts.pop(-4 if len(parts) > 4 else 0)  # noqa: PLR2004
+        while len(parts) > 2 and sum(part.cell_length + 2 for part in parts) > self.size.width:
+            parts.pop(-4 if len(parts) > 4 else 0)
         return Content("  ").join(parts)
 
 

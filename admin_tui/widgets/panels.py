@@ -57,4 +57,3 @@ class FailurePanel(Static):
 def content_of(line: Line) -> Content:
     """Return a line as Textual draws it, with nothing in it interpreted."""
     return Content.assemble(*((safe_text(cell.text), _STYLES[cell.tone]) for cell in line))
-

@@ -126,6 +126,13 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.refresh()
         self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
 
+    def extend_window(self, row_count: int) -> None:
+        """Let the list go on below; what is known stays."""
+        self.row_count = row_count
+        self.virtual_size = Size(self.size.width, row_count + 1)
+        self._ask_for_missing()
+        self.refresh()
+
     def put_block(self, block: int, rows: Sequence[Row]) -> None:
         """Take rows ``block * BLOCK`` and on; the least recently used blocks are forgotten."""
         self._blocks[block] = rows
@@ -256,7 +263,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
             return self._strip(cells, width, style=self._style("header"))
         number = self.scroll_offset.y + y - 1
         if number >= self.row_count:
-            text = self._empty if y == 2 and self._loaded and not self.row_count else ""  # noqa: PLR2004 - below a blank line
+            text = self._empty if y == 2 and self._loaded and not self.row_count else ""
             return self._strip([(text, Tone.MUTED)], width)
         row = self.row_at(number)
         if row is None:

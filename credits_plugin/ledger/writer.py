@@ -124,10 +124,13 @@ class LedgerWriter:
         Overloaded: more than ``queue_limit`` commands wait; nothing was written.
     """
 
-    def __init__(self, database: Database, *, new_id: IdMaker, queue_limit: int = 20_000) -> None:
+    def __init__(
+        self, database: Database, *, new_id: IdMaker, queue_limit: int = 20_000, max_batch: int = MAX_BATCH
+    ) -> None:
         self.database = database
         self._new_id = new_id
         self._queue_limit = queue_limit
+        self._max_batch = max_batch
         self._queue: deque[_Item] = deque()
         self._wake = threading.Event()
         self._closing = False
@@ -215,7 +218,7 @@ class LedgerWriter:
                     wake.wait()
                 if not queue and self._closing:
                     break
-            batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
+            batch = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
             self._process(batch)
             _answer(batch)
         self.database.primary.close()

@@ -91,7 +91,7 @@ class Sandbox:
         """Listen; raises OSError when the port is taken."""
         from aiohttp import web  # noqa: PLC0415 - as in create_sandbox
 
-        runner = web.AppRunner(self.application(), access_log=None)
+        runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", self._port).start()

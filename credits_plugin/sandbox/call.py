@@ -122,32 +122,41 @@ def page_of(
 ) -> Json:
     """A list object, newest first, cut by `limit`, `starting_after`, `ending_before` and the `created` filter.
 
-    `call.path` is filled into the list's url by the protocol; a cursor that is unknown is a 400.
+    A cursor keeps its place in time even when the filter no longer matches it (an event that was delivered meanwhile).
+    The list's url is filled in by the protocol; an unknown cursor is a 400.
     """
     created = call.params.get("created", lambda _: True)
-    rows = list(call.store.newest_first(kind, lambda row: where(row) and created(row.get("created", 0))))
-    return cut_page(call, kind, rows if present is None else [present(row) for row in rows])
+    start, end = _bounds(call, kind, call.store.ids_newest_first(kind))
+    between = set(call.store.ids_newest_first(kind)[start:end])
+    rows = call.store.newest_first(
+        kind, lambda row: row["id"] in between and where(row) and created(row.get("created", 0))
+    )
+    return _cut(call, [row if present is None else present(row) for row in rows])
 
 
 def cut_page(call: Call, kind: str, rows: list[Json]) -> Json:
-    """Cut a list that is already filtered and ordered."""
-    limit: int = call.params.get("limit", 10)
+    """The same for a list that is at hand, in its own order."""
+    start, end = _bounds(call, kind, [row["id"] for row in rows])
+    return _cut(call, rows[start:end])
+
+
+def _bounds(call: Call, kind: str, ids: list[str]) -> tuple[int, int]:
     after, before = call.params.get("starting_after"), call.params.get("ending_before")
-    ids = [row["id"] for row in rows]
-    if after is not None:
-        rows = rows[_position(call, kind, ids, after, "starting_after") + 1 :]
-    if before is not None:
-        rows = rows[: _position(call, kind, ids, before, "ending_before")]
-        return _list_object(rows[-limit:], more=len(rows) > limit)
-    return _list_object(rows[:limit], more=len(rows) > limit)
+    start = 0 if after is None else _place(kind, ids, after, "starting_after") + 1
+    end = len(ids) if before is None else _place(kind, ids, before, "ending_before")
+    return start, end
 
 
-def _position(call: Call, kind: str, ids: list[str], cursor: str, param: str) -> int:
-    if cursor in ids:
-        return ids.index(cursor)
-    call.fetch(kind, cursor, param=param, status=400)
-    # The object exists but the filter hides it; Stripe pages on by its place in time, here that is the end.
-    return len(ids)
+def _place(kind: str, ids: list[str], cursor: str, param: str) -> int:
+    if cursor not in ids:
+        raise resource_missing(NOUNS.get(kind, kind), cursor, param=param, status=400)
+    return ids.index(cursor)
+
+
+def _cut(call: Call, rows: list[Json]) -> Json:
+    limit: int = call.params.get("limit", 10)
+    kept = rows[-limit:] if "ending_before" in call.params else rows[:limit]
+    return _list_object(kept, more=len(rows) > limit)
 
 
 def _list_object(rows: list[Json], *, more: bool) -> Json:

@@ -84,6 +84,8 @@ def _cvc_problem(cvc: str, card: TestCard | None) -> str:
 def _email_problem(email: str) -> str:
     if not email:
         return "Required"
+    if looks_like_card_number(email):
+        return "Your email is invalid."
     return "" if is_email(email) else "Your email is incomplete."
 
 

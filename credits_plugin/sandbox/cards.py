@@ -61,21 +61,11 @@ class Decline:
 
 TEST_CARDS = (
     TestCard("4242424242424242", "visa", Fate.SUCCEEDS, "Succeeds", ("pm_card_visa", "tok_visa")),
-    TestCard("5555555555554444", "mastercard", Fate.SUCCEEDS, "Succeeds (Mastercard)", ("pm_card_mastercard",)),
-    TestCard("378282246310005", "amex", Fate.SUCCEEDS, "Succeeds (American Express)", ("pm_card_amex",)),
-    TestCard("6011111111111117", "discover", Fate.SUCCEEDS, "Succeeds (Discover)", ("pm_card_discover",)),
-    TestCard("4000056655665556", "visa", Fate.SUCCEEDS, "Succeeds (Visa debit)", ("pm_card_visa_debit",), "debit"),
-    TestCard(
-        "4000000000000077", "visa", Fate.AVAILABLE_AT_ONCE, "Succeeds, funds available at once",
-        ("pm_card_bypassPending",),
-    ),
     TestCard("4000000000000002", "visa", Fate.GENERIC_DECLINE, "Declined", ("pm_card_chargeDeclined",)),
     TestCard(
         "4000000000009995", "visa", Fate.INSUFFICIENT_FUNDS, "Insufficient funds",
         ("pm_card_chargeDeclinedInsufficientFunds", "pm_card_visa_chargeDeclinedInsufficientFunds"),
     ),
-    TestCard("4000000000009987", "visa", Fate.LOST_CARD, "Lost card", ("pm_card_visa_chargeDeclinedLostCard",)),
-    TestCard("4000000000009979", "visa", Fate.STOLEN_CARD, "Stolen card", ("pm_card_visa_chargeDeclinedStolenCard",)),
     TestCard(
         "4000000000000069", "visa", Fate.EXPIRED_CARD, "Expired card",
         ("pm_card_chargeDeclinedExpiredCard", "pm_card_visa_chargeDeclinedExpiredCard"),
@@ -85,15 +75,25 @@ TEST_CARDS = (
         ("pm_card_chargeDeclinedIncorrectCvc", "pm_card_visa_chargeDeclinedIncorrectCvc"),
     ),
     TestCard(
+        "4000000000000077", "visa", Fate.AVAILABLE_AT_ONCE, "Succeeds, funds available at once",
+        ("pm_card_bypassPending",),
+    ),
+    TestCard(
+        "4000000000005126", "visa", Fate.REFUND_FAILS, "Succeeds, its refund fails later", ("pm_card_refundFail",)
+    ),
+    TestCard("5555555555554444", "mastercard", Fate.SUCCEEDS, "Succeeds (Mastercard)", ("pm_card_mastercard",)),
+    TestCard("378282246310005", "amex", Fate.SUCCEEDS, "Succeeds (American Express)", ("pm_card_amex",)),
+    TestCard("6011111111111117", "discover", Fate.SUCCEEDS, "Succeeds (Discover)", ("pm_card_discover",)),
+    TestCard("4000056655665556", "visa", Fate.SUCCEEDS, "Succeeds (Visa debit)", ("pm_card_visa_debit",), "debit"),
+    TestCard("4000000000009987", "visa", Fate.LOST_CARD, "Lost card", ("pm_card_visa_chargeDeclinedLostCard",)),
+    TestCard("4000000000009979", "visa", Fate.STOLEN_CARD, "Stolen card", ("pm_card_visa_chargeDeclinedStolenCard",)),
+    TestCard(
         "4000000000000119", "visa", Fate.PROCESSING_ERROR, "Processing error",
         ("pm_card_chargeDeclinedProcessingError", "pm_card_visa_chargeDeclinedProcessingError"),
     ),
     TestCard(
         "4000000000000341", "visa", Fate.FAILS_ONLY_WHEN_CHARGED, "Attaches, then declines",
         ("pm_card_chargeCustomerFail",),
-    ),
-    TestCard(
-        "4000000000005126", "visa", Fate.REFUND_FAILS, "Succeeds, its refund fails later", ("pm_card_refundFail",)
     ),
 )  # fmt: skip
 

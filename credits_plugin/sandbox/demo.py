@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import importlib.util
 import json
-import logging
 import secrets
 import shlex
 import shutil
@@ -36,6 +35,7 @@ PRICES: Final[Mapping[str, Mapping[str, str]]] = {
     DEFAULT_MODEL: {"input": "2.50", "cache_read": "1.25", "output": "10.00"}
 }
 """The local model's price in USD per million tokens, as the settings file would have it: that of a mid-sized model."""
+WEBHOOK_PATH: Final = "/api/credits/webhook"
 PASSWORD: Final = "demo"  # noqa: S105 - the demo's users are for anybody on this machine
 WORD_DELAY_S: Final = 0.03
 SHUTDOWN_S: Final = 1.0
@@ -73,7 +73,7 @@ async def run_demo(*, port: int = 8080, data: Path) -> None:
     """Run until SIGINT or SIGTERM. Everything is stored below ``data``, and is there again at the next start.
 
     Raises:
-        ConfigurationError: the port is taken, ``data`` is unusable or used by another demo; the message says what to do.
+        ConfigurationError: the port is taken, or ``data`` is unusable or another demo's; the message says what to do.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -94,7 +94,7 @@ async def start_demo(data: Path, *, port: int = 0, word_delay_s: float = WORD_DE
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         state = _read_state(folder)
         is_new = not (folder / "credits.db").exists()
-        sandbox = await _start_sandbox(stack, folder, state, webhook_url=f"{url}{Settings.prefix}/webhook")
+        sandbox = await _start_sandbox(stack, folder, state, webhook_url=url + WEBHOOK_PATH)
         model = await stack.enter_async_context(ModelServer(ModelServerSettings(word_delay_s=word_delay_s)))
         settings = demo_settings(folder, url=url, sandbox=sandbox)
         await _start_host(stack, settings, listener=listener, model_url=model.url, session_key=state.session_key)
@@ -195,9 +195,7 @@ def _listen(port: int) -> socket.socket:
 
 
 async def _start_sandbox(stack: AsyncExitStack, folder: Path, state: _State, *, webhook_url: str) -> Sandbox:
-    settings = SandboxSettings(
-        webhook_url=webhook_url, data_path=folder / "sandbox.db", merchant_name="Credits demo"
-    )
+    settings = SandboxSettings(webhook_url=webhook_url, data_path=folder / "sandbox.db", merchant_name="Credits demo")
     try:
         return await stack.enter_async_context(Sandbox(settings, port=state.sandbox_port))
     except OSError:  # somebody has taken the port since; only links of unfinished purchases are lost with it

@@ -77,11 +77,7 @@ def text(*, max_length: int = 5000, required: bool = False, clearable: bool = Fa
     def parse(raw: Any, name: str) -> str:
         value = _string(raw, name)
         if len(value) > max_length:
-            raise StripeError(
-                f"Invalid string: {value[:20]}…; must be at most {max_length} characters",
-                code="parameter_invalid_string_blank" if not value.strip() else None,
-                param=name,
-            )
+            raise StripeError(f"Invalid string: {value[:20]}…; must be at most {max_length} characters", param=name)
         return value
 
     return Param(parse, required, clearable)

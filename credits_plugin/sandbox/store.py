@@ -63,6 +63,10 @@ class Store:
         row = self._rows.get(kind, {}).get(row_id)
         return deepcopy(row)
 
+    def ids_newest_first(self, kind: str) -> list[str]:
+        """The ids of all rows of a kind, latest first."""
+        return list(reversed(self._rows.get(kind, {})))
+
     def newest_first(self, kind: str, where: Callable[[Json], bool] = lambda _: True) -> Iterator[Json]:
         """Copies of the rows that satisfy `where` (which must not change them), latest first."""
         for row in reversed(list(self._rows.get(kind, {}).values())):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from urllib.parse import urljoin
 
 import aiohttp
+from yarl import URL
 
 TEST_CARD: Final = "4242 4242 4242 4242"
 PAYMENT_FIELDS: Final[Mapping[str, str]] = {
@@ -63,11 +64,10 @@ def read_forms(page: str, *, url: str) -> list[Form]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer as JSON, and the address that it came from in the end."""
+    """An HTTP answer with its JSON."""
 
     status: int
     body: Any
-    url: str
     content_type: str
 
 
@@ -103,7 +103,8 @@ class Visitor:
             raise UnexpectedAnswer(msg)
         async with self.http.request(chosen[0].method, chosen[0].action, data=chosen[0].fields) as response:
             session_id = await self.pay(str(response.url))
-        await self.wait_for(f"/api/credits/session/{session_id}", lambda body: body["session"]["payment_status"] == "paid")
+        path = f"/api/credits/session/{session_id}"
+        await self.wait_for(path, lambda body: body["session"]["payment_status"] == "paid")
         return session_id
 
     async def pay(self, payment_url: str, *, typed: Mapping[str, str] = PAYMENT_FIELDS) -> str:
@@ -135,11 +136,12 @@ class Visitor:
         """Send a chat message; gives the hold's id and the events of the answer. Leaving early aborts it."""
         async with self.http.post(f"{self._url}/api/chat", json={"message": message, "stream": True}) as response:
             if response.status != 200:
-                raise UnexpectedAnswer(f"HTTP {response.status}: {await response.text()}")
+                msg = f"the chat answered {response.status}: {await response.text()}"
+                raise UnexpectedAnswer(msg)
             yield response.headers["X-Hold-Id"], _events(response)
             response.close()  # a browser that goes away does not read to the end
 
-    async def wait_for(self, path: str, arrived: Any) -> Any:
+    async def wait_for(self, path: str, arrived: Callable[[Any], bool]) -> Any:
         """GET a JSON route until ``arrived(body)`` holds; returns the body."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
@@ -157,3 +159,20 @@ class Visitor:
                 return form
         msg = f"{url} answered {response.status} and has no form with a field {having!r}"
         raise UnexpectedAnswer(msg)
+
+    async def _submit(self, form: Form, typed: Mapping[str, str], *, lands_at: str) -> URL:
+        async with self.http.request(form.method, form.action, data={**form.fields, **typed}) as response:
+            if response.status != 200 or response.url.path != lands_at:
+                msg = f"{form.action} answered {response.status} at {response.url.path}; expected {lands_at}"
+                raise UnexpectedAnswer(msg)
+            return response.url
+
+
+async def _answer(response: aiohttp.ClientResponse) -> Answer:
+    return Answer(response.status, await response.json(content_type=None), response.content_type)
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    async for line in response.content:
+        if line.startswith(b"data: "):
+            yield json.loads(line[len(b"data: ") :])

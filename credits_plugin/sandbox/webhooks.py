@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ import aiohttp
 
 from credits_plugin.sandbox import SandboxSettings, WebhookEndpoint
 from credits_plugin.sandbox.store import Change, Json, Store
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Deliveries under way at the same time."""
@@ -96,9 +99,11 @@ class Deliveries:
             return
         task = asyncio.get_running_loop().create_task(self._deliver(delivery_id))
         self._tasks[delivery_id] = task
-        task.add_done_callback(lambda _: self._forget(delivery_id))
+        task.add_done_callback(lambda done: self._forget(delivery_id, done))
 
-    def _forget(self, delivery_id: str) -> None:
+    def _forget(self, delivery_id: str, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("Delivery %s broke off", delivery_id, exc_info=error)
         self._tasks.pop(delivery_id, None)
         self._locks.pop(delivery_id, None)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pluggy
@@ -261,3 +264,9 @@ def test_usage_that_is_none_is_refused(usage: dict):
 def test_a_token_count_must_be_a_whole_number(count: object):
     with pytest.raises(ValueError, match=r"usage\.output"):
         Usage(output=count)
+
+
+def test_the_contract_imports_nothing_but_pluggy_and_the_standard_library():
+    code = "import sys, hookspecs; print(sorted({n.partition('.')[0] for n in sys.modules}))"
+    modules = set(ast.literal_eval(subprocess.check_output([sys.executable, "-c", code], text=True)))
+    assert not modules & {"credits_plugin", "admin_tui", "peewee", "stripe", "textual", "aiohttp", "genai_prices"}

@@ -61,7 +61,9 @@ def test_money_that_cannot_be_is_refused(text: str, currency: str):
         parse_money(text, currency)
 
 
-@pytest.mark.parametrize("value", [0, -1, 2**63, True, 1.0, "1", float("nan"), None, pytest.param(10**5_000, id="huge")])
+@pytest.mark.parametrize(
+    "value", [0, -1, 2**63, True, 1.0, "1", float("nan"), None, pytest.param(10**5_000, id="huge")]
+)
 def test_an_amount_must_be_a_positive_whole_number_that_fits(value: object):
     with pytest.raises(InvalidValue):
         require_amount(value, "an amount")

@@ -1,4 +1,4 @@
-"""A sandbox whose every answer is checked against Stripe's published schema, a client, a buyer and a webhook receiver."""
+"""A sandbox whose every answer is checked against Stripe's schema; a client, a buyer and a webhook receiver."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _nullable(keyword: str) -> Any:
 
 @functools.cache
 def load_checker() -> Checker | None:
-    """OpenAPI 3.0 differs from JSON Schema in `nullable`; expandable fields are plain `anyOf`s of a string and objects."""
+    """OpenAPI 3.0 differs from JSON Schema in `nullable`; expandable fields are `anyOf`s of a string and objects."""
     if not SPEC.exists():
         return None
     spec = json.loads(gzip.decompress(SPEC.read_bytes()))
@@ -148,11 +148,15 @@ class CheckedSandbox(Sandbox):
 
 @dataclass
 class Receiver:
-    """A merchant's webhook endpoint; `statuses` are answered first, then 200 (0 hangs up without an answer)."""
+    """A merchant's webhook endpoint; `statuses` are answered first, then 200 (0 hangs up without an answer).
+
+    Events whose id is in `refused` get a 500 every time.
+    """
 
     url: str = ""
     statuses: list[int] = field(default_factory=list)
     raw: list[tuple[bytes, dict[str, str]]] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
     delay_s: float = 0.0
     under_way: int = 0
     most_under_way: int = 0
@@ -162,6 +166,8 @@ class Receiver:
         self.most_under_way = max(self.most_under_way, self.under_way)
         self.raw.append((await request.read(), dict(request.headers)))
         status = self.statuses.pop(0) if self.statuses else 200
+        if json.loads(self.raw[-1][0])["id"] in self.refused:
+            status = 500
         await asyncio.sleep(self.delay_s)
         self.under_way -= 1
         if status == 0 and request.transport:
@@ -285,5 +291,3 @@ def refused() -> Any:
         return caught.value
 
     return catch
-
-

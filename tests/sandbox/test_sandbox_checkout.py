@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from urllib.parse import urlsplit
 
@@ -127,11 +128,14 @@ async def test_funds_of_card_0077_are_available_at_once(api, order, buyer):
         ({"name": ""}, "Required"),
         ({"name": "4242 4242 4242 4242"}, "Your name is invalid."),
         ({"email": "nobody"}, "Your email is incomplete."),
+        ({"email": "4242424242424242@example.com"}, "Your email is invalid."),
     ],
 )
 async def test_wrong_entry_is_refused_in_place_and_charges_nothing(api, order, buyer, fields, message):
     session = await api.checkout.sessions.create_async(order)
-    status, location, page = await buyer(session.url, **({"number": fields.pop("card_number")} if "card_number" in fields else {}), **fields)
+    status, location, page = await buyer(
+        session.url, **({"number": fields.pop("card_number")} if "card_number" in fields else {}), **fields
+    )
     assert (status, location) == (400, None)
     assert message in page
     assert await event_types(api) == PAID[:2]
@@ -157,6 +161,13 @@ async def test_second_payment_of_a_session_is_refused(api, order, buyer):
     status, location, page = await buyer(session.url)
     assert (status, location) == (409, None)
     assert "already been processed" in page
+    assert len((await api.charges.list_async()).data) == 1
+
+
+async def test_double_click_charges_once(api, order, buyer):
+    session = await api.checkout.sessions.create_async(order)
+    answers = await asyncio.gather(buyer(session.url), buyer(session.url))
+    assert sorted(status for status, _, _ in answers) == [303, 409]
     assert len((await api.charges.list_async()).data) == 1
 
 
@@ -191,7 +202,9 @@ async def test_completed_session_cannot_be_expired(api, order, buyer, refused):
 
 
 async def test_line_items_carry_price_and_product(api, order):
-    product = await api.products.create_async({"name": "Credits", "default_price_data": {"currency": "eur", "unit_amount": 250}})
+    product = await api.products.create_async(
+        {"name": "Credits", "default_price_data": {"currency": "eur", "unit_amount": 250}}
+    )
     order["line_items"] = [{"price": product.default_price, "quantity": 3}]
     session = await api.checkout.sessions.create_async(order | {"expand": ["line_items.data.price.product"]})
     assert session.line_items.data[0].price.product.name == "Credits"
@@ -200,7 +213,10 @@ async def test_line_items_carry_price_and_product(api, order):
     assert [(item.description, item.quantity, item.amount_total) for item in items.data] == [("Credits", 3, 750)]
 
 
-@pytest.mark.parametrize(("currency", "amount", "shown"), [("jpy", 500, "¥500"), ("kwd", 1250, "KWD\u00a01.250"), ("usd", 100000, "$1,000.00")])
+@pytest.mark.parametrize(
+    ("currency", "amount", "shown"),
+    [("jpy", 500, "¥500"), ("kwd", 1250, "KWD\u00a01.250"), ("usd", 100000, "$1,000.00")],
+)
 async def test_page_shows_amounts_with_the_currencys_own_exponent(api, order, http, currency, amount, shown):
     order["line_items"][0]["price_data"] |= {"currency": currency, "unit_amount": amount}
     session = await api.checkout.sessions.create_async(order)
@@ -276,7 +292,11 @@ async def test_unknown_page_is_a_404(sandbox, http):
         ({"success_url": "nowhere"}, "Not a valid URL", "success_url"),
         ({"mode": "gift"}, "Invalid mode: must be one of payment, setup, or subscription", "mode"),
         ({"customer": "cus_missing"}, "No such customer: 'cus_missing'", "customer"),
-        ({"payment_method_types": ["card"]}, "Received unknown parameter: payment_method_types", "payment_method_types"),
+        (
+            {"payment_method_types": ["card"]},
+            "Received unknown parameter: payment_method_types",
+            "payment_method_types",
+        ),
         ({"colour": "red"}, "Received unknown parameter: colour", "colour"),
         ({"shipping_options": [{}]}, "the sandbox does not support it: shipping_options", "shipping_options"),
         ({"expires_at": 5}, "at least 30 minutes", "expires_at"),
@@ -293,18 +313,28 @@ async def test_session_with_wrong_parameters_is_refused(api, order, refused, cha
     assert error.param == param
 
 
+def line(price_data=None, **fields):
+    priced = {"currency": "usd", "unit_amount": 1000, "product_data": {"name": "x"}} | (price_data or {})
+    return {"quantity": 1, "price_data": priced} | fields
+
+
+UNKNOWN = "Received unknown parameter: line_items[0][price_data][product_data][title]"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"price_data": {"currency": "usd", "unit_amount": 1000, "product_data": {"name": "x"}}}, "Missing required param: line_items[0][quantity]."),
+        ({"price": "price_x"}, "Missing required param: line_items[0][quantity]."),
         ({"quantity": 1, "price": "price_missing"}, "No such price: 'price_missing'"),
-        ({"quantity": 1, "price_data": {"currency": "usd", "unit_amount": 10, "product_data": {"name": "x"}}}, "must add up to at least $0.50 usd"),
-        ({"quantity": 1, "price_data": {"currency": "zzz", "unit_amount": 10, "product_data": {"name": "x"}}}, "Invalid currency: zzz."),
-        ({"quantity": 0, "price": "price_x"}, "This value must be greater than or equal to 1."),
-        ({"quantity": 1, "price_data": {"currency": "usd", "unit_amount": "ten", "product_data": {"name": "x"}}}, "Invalid integer: ten"),
-        ({"quantity": 1, "price_data": {"currency": "usd", "unit_amount": 100, "product_data": {"title": "x"}}}, "Received unknown parameter: line_items[0][price_data][product_data][title]"),
+        ({"quantity": 1}, "You must specify exactly one of these parameters: line_items[0][price]"),
+        (line(quantity=0), "This value must be greater than or equal to 1."),
+        (line({"unit_amount": 10}), "must add up to at least $0.50 usd"),
+        (line({"currency": "zzz"}), "Invalid currency: zzz."),
+        (line({"unit_amount": "ten"}), "Invalid integer: ten"),
+        (line({"product_data": {"title": "x"}}), UNKNOWN),
+        (line({"recurring": {"interval": "month"}}), "the sandbox does not support it: line_items[0][price_data]"),
     ],
-)  # fmt: skip
+)
 async def test_session_with_a_wrong_line_is_refused_and_leaves_nothing(api, order, refused, line, message):
     error = await refused(api.checkout.sessions.create_async(order | {"line_items": [line]}))
     assert error.http_status == 400

@@ -92,7 +92,9 @@ async def test_intent_that_stripe_would_refuse_is_refused(api, refused, change, 
 
 async def test_partial_refunds_add_up_and_never_exceed_the_charge(api, refused):
     intent = await api.payment_intents.create_async(PAY)
-    first = await api.refunds.create_async({"payment_intent": intent.id, "amount": 400, "reason": "requested_by_customer"})
+    first = await api.refunds.create_async(
+        {"payment_intent": intent.id, "amount": 400, "reason": "requested_by_customer"}
+    )
     assert (first.status, first.amount, first.charge) == ("succeeded", 400, intent.latest_charge)
     error = await refused(api.refunds.create_async({"charge": intent.latest_charge, "amount": 601}))
     assert error.http_status == 400
@@ -132,7 +134,10 @@ async def test_concurrent_refunds_of_one_charge_never_exceed_it(api):
         ({"charge": "ch_nothing"}, "No such charge: 'ch_nothing'"),
         ({"payment_intent": "pi_nothing"}, "No such payment_intent: 'pi_nothing'"),
         ({"charge": "ch_x", "amount": 0}, "This value must be greater than or equal to 1."),
-        ({"charge": "ch_x", "reason": "mood"}, "Invalid reason: must be one of duplicate, fraudulent, or requested_by_customer"),
+        (
+            {"charge": "ch_x", "reason": "mood"},
+            "Invalid reason: must be one of duplicate, fraudulent, or requested_by_customer",
+        ),
     ],
 )
 async def test_wrong_refund_is_refused(api, refused, params, message):
@@ -158,7 +163,11 @@ async def test_refund_to_card_5126_fails_later_and_the_money_returns(start_sandb
     assert (failed.status, failed.failure_reason) == ("failed", "expired_or_canceled_card")
     assert (failed.charge.amount_refunded, failed.charge.refunded) == (0, False)
     seen = await types_of(api)
-    assert [name for name in seen if name.startswith("refund.")] == ["refund.created", "refund.failed", "refund.updated"]
+    assert [name for name in seen if name.startswith("refund.")] == [
+        "refund.created",
+        "refund.failed",
+        "refund.updated",
+    ]
 
 
 async def test_refund_that_fails_later_does_so_without_any_request(start_sandbox, connect, receiver, monkeypatch):
@@ -226,15 +235,21 @@ async def test_method_of_another_customer_cannot_pay(api, refused):
 
 async def test_prices_and_products_are_listed_by_their_filters(api, refused):
     product = await api.products.create_async({"name": "Credits", "id": "prod_credits"})
-    price = await api.prices.create_async({"product": product.id, "currency": "EUR", "unit_amount": 900, "lookup_key": "small"})
+    price = await api.prices.create_async(
+        {"product": product.id, "currency": "EUR", "unit_amount": 900, "lookup_key": "small"}
+    )
     assert (price.currency, str(price.unit_amount_decimal), price.type) == ("eur", "900", "one_time")
     assert [row.id for row in (await api.prices.list_async({"lookup_keys": ["small"]})).data] == [price.id]
     await api.prices.update_async(price.id, {"active": False})
     assert (await api.prices.list_async({"active": True})).data == []
     await api.products.update_async(product.id, {"description": "Prepaid"})
     assert (await api.products.retrieve_async("prod_credits")).description == "Prepaid"
-    assert (await refused(api.products.create_async({"name": "x", "id": "prod_credits"}))).code == "resource_already_exists"
-    assert (await refused(api.prices.create_async({"product": product.id, "currency": "eur"}))).code == "parameter_missing"
+    assert (
+        await refused(api.products.create_async({"name": "x", "id": "prod_credits"}))
+    ).code == "resource_already_exists"
+    assert (
+        await refused(api.prices.create_async({"product": product.id, "currency": "eur"}))
+    ).code == "parameter_missing"
 
 
 async def test_inactive_price_cannot_be_sold(api, order, refused):

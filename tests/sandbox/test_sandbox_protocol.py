@@ -37,7 +37,8 @@ async def test_key_may_come_as_basic_user(sandbox, http):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/v1/wishes"), ("PUT", "/v1/customers"), ("GET", "/v1/subscriptions"), ("POST", "/v2/x")]
+    ("method", "path"),
+    [("GET", "/v1/wishes"), ("PUT", "/v1/customers"), ("GET", "/v1/subscriptions"), ("POST", "/v2/x")],
 )
 async def test_unknown_endpoint_is_refused_in_stripes_words(sandbox, http, method, path):
     async with http.request(method, sandbox.url + path, headers=KEY) as response:
@@ -111,7 +112,10 @@ async def test_key_in_flight_is_a_409_and_the_library_waits_it_out(start_sandbox
     assert answers[1][1]["error"]["type"] == "idempotency_error"
     assert answers[1][1]["error"]["code"] == "idempotency_key_in_use"
     patient = connect(sandbox)
-    both = [patient.v1.customers.create_async({"name": "B"}, {"idempotency_key": "k2", "max_network_retries": 4}) for _ in "ab"]
+    both = [
+        patient.v1.customers.create_async({"name": "B"}, {"idempotency_key": "k2", "max_network_retries": 4})
+        for _ in "ab"
+    ]
     first, second = await asyncio.gather(*both)
     assert first.id == second.id
 
@@ -183,7 +187,11 @@ async def test_created_filter_bounds_a_list(start_sandbox, connect):
     for _ in range(3):
         made.append((await api.customers.create_async({})).id)
         now[0] += 10
-    for bound, found in (({"gt": 1_800_000_000}, made[1:]), ({"lte": 1_800_000_010}, made[:2]), (1_800_000_010, made[1:2])):
+    for bound, found in (
+        ({"gt": 1_800_000_000}, made[1:]),
+        ({"lte": 1_800_000_010}, made[:2]),
+        (1_800_000_010, made[1:2]),
+    ):
         listed = await api.customers.list_async({"created": bound})
         assert sorted(row.id for row in listed.data) == sorted(found)
 
@@ -250,7 +258,10 @@ async def test_json_body_is_refused(sandbox, http):
 
 async def test_odd_version_is_refused(sandbox, http):
     async with http.get(f"{sandbox.url}/v1/customers", headers=KEY | {"Stripe-Version": "newest"}) as response:
-        assert (response.status, (await response.json())["error"]["message"]) == (400, "Invalid Stripe API version: newest")
+        assert (response.status, (await response.json())["error"]["message"]) == (
+            400,
+            "Invalid Stripe API version: newest",
+        )
 
 
 async def test_everything_survives_a_restart(start_sandbox, connect, order, buyer, tmp_path):
@@ -261,11 +272,15 @@ async def test_everything_survives_a_restart(start_sandbox, connect, order, buye
     waiting = await api.checkout.sessions.create_async(order)
     await buyer(session.url)
     paid = await api.checkout.sessions.retrieve_async(session.id)
-    refund = await api.refunds.create_async({"payment_intent": paid.payment_intent, "amount": 1}, {"idempotency_key": "r"})
+    refund = await api.refunds.create_async(
+        {"payment_intent": paid.payment_intent, "amount": 1}, {"idempotency_key": "r"}
+    )
     await first.close()
     second = await start_sandbox(data_path=path)
     api = connect(second).v1
-    again = await api.refunds.create_async({"payment_intent": paid.payment_intent, "amount": 1}, {"idempotency_key": "r"})
+    again = await api.refunds.create_async(
+        {"payment_intent": paid.payment_intent, "amount": 1}, {"idempotency_key": "r"}
+    )
     assert again.id == refund.id
     assert (await api.checkout.sessions.retrieve_async(session.id)).payment_status == "paid"
     reopened = await api.checkout.sessions.retrieve_async(waiting.id)

@@ -30,12 +30,6 @@ OUT_OF_SCOPE = [
 FOREIGN_INTENT = "the payment intent or charge was made by a subscription or an invoice"
 WAITS_FOR_BUYER = "its card needs 3-D Secure"
 
-# Members that Stripe has taken away since the recording was made.
-GONE_SINCE = {
-    "payment_intent": {"payment_details"},  # only where an invoice or a subscription has made the intent
-    "customer": {"account_balance", "default_currency", "sources", "subscriptions", "tax_ids"},
-}
-
 _ID = re.compile(r"\b((?:cus|pm|pi|ch|re|txn|in|sub)_[A-Za-z0-9]{8,})\b")
 
 
@@ -113,9 +107,9 @@ class Replay:
             if recorded.get("object") == "list":
                 assert ours.get("object") == "list", where
                 return
-            gone = GONE_SINCE.get(str(recorded.get("object")), set())
-            missing = set(recorded) - set(ours) - gone
-            assert not missing or "object" not in recorded and "error" not in recorded, f"{sorted(missing)} in {where}"
+            missing = set(recorded) - set(ours)
+            # Below the objects there are hashes whose members depend on the account (its payment methods).
+            assert not missing or not {"object", "error"} & set(recorded), f"{sorted(missing)} in {where}"
             for name in set(recorded) & set(ours):
                 self._compare(recorded[name], ours[name], where)
 
@@ -127,7 +121,9 @@ class Replay:
             self.ids.setdefault(recorded, ours)
 
 
-needs_recordings = pytest.mark.skipif(not FILES, reason="Stripe's recordings (../shared/stripe/recordings) are not here")
+needs_recordings = pytest.mark.skipif(
+    not FILES, reason="Stripe's recordings (../shared/stripe/recordings) are not here"
+)
 
 
 @needs_recordings
@@ -136,7 +132,7 @@ async def test_recorded_answers_are_matched(file, start_sandbox, http):
     replay = Replay(await start_sandbox(), http)
     for pair in json.loads(file.read_text()):
         await replay.play(pair)
-    assert sum(replay.outcomes.values()) > 0
+    assert replay.outcomes
 
 
 @needs_recordings
@@ -149,13 +145,19 @@ async def test_most_recorded_pairs_are_replayed_and_the_rest_has_a_reason(start_
             await replay.play(pair)
         total += replay.outcomes
     assert sum(total.values()) == len(_pairs())
-    print(dict(total))
     assert total["replayed"] >= 200
-    assert all(any(re.match(pattern, f"{p['method']} {p['path']} {p['request_body']}") for p in _pairs()) for pattern, _ in OUT_OF_SCOPE)
+    assert all(
+        any(re.match(pattern, f"{p['method']} {p['path']} {p['request_body']}") for p in _pairs())
+        for pattern, _ in OUT_OF_SCOPE
+    )
 
 
 @needs_recordings
-@pytest.mark.parametrize("pair", [pair for pair in _pairs() if pair["status"] >= 400 and _reason(pair) is None], ids=lambda pair: f"{pair['status']}-{urlsplit(pair['path']).path}-{pair['file'][5:40]}")
+@pytest.mark.parametrize(
+    "pair",
+    [pair for pair in _pairs() if pair["status"] >= 400 and _reason(pair) is None],
+    ids=lambda pair: f"{pair['status']}-{urlsplit(pair['path']).path}-{pair['file'][5:40]}",
+)
 async def test_recorded_errors_have_the_same_code_type_and_words(pair, start_sandbox, http):
     replay = Replay(await start_sandbox(), http)
     for earlier in json.loads((RECORDINGS / pair["file"]).read_text()):

@@ -66,4 +66,6 @@ def test_an_endpoint_that_stripe_does_not_have_is_found(checker):
 
 def test_an_error_without_its_type_is_found(checker):
     assert checker.problems_of_answer("GET", "/v1/customers", 400, {"error": {"message": "no"}})
-    assert not checker.problems_of_answer("GET", "/v1/customers", 400, {"error": {"message": "no", "type": "api_error"}})
+    assert not checker.problems_of_answer(
+        "GET", "/v1/customers", 400, {"error": {"message": "no", "type": "api_error"}}
+    )

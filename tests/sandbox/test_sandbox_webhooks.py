@@ -85,6 +85,21 @@ async def test_delivery_is_given_up_after_the_last_attempt_and_can_be_sent_again
     assert [event.pending_webhooks for event in (await api.events.list_async({"delivery_success": True})).data] == [0]
 
 
+async def test_cursor_keeps_its_place_when_its_event_is_delivered_meanwhile(start_sandbox, connect, receiver):
+    sandbox = await start_sandbox(webhook_url=receiver.url, max_delivery_attempts=1)
+    receiver.statuses = [500] * 3
+    api = connect(sandbox).v1
+    for _ in range(3):
+        await api.customers.create_async({})
+    await sandbox.drain()
+    everything = [event.id for event in (await api.events.list_async()).data]
+    first = await api.events.list_async({"delivery_success": False, "limit": 1})
+    receiver.refused = set(everything[1:])
+    assert await sandbox.deliver_pending() == 2
+    rest = await api.events.list_async({"delivery_success": False, "starting_after": first.data[0].id})
+    assert [event.id for event in rest.data] == everything[1:]
+
+
 async def test_api_answers_while_the_endpoint_hangs(start_sandbox, connect, receiver):
     sandbox = await start_sandbox(webhook_url=receiver.url)
     receiver.delay_s = 0.5
@@ -119,7 +134,7 @@ async def test_two_endpoints_get_each_event_with_their_own_secrets(start_sandbox
             except stripe.SignatureVerificationError:
                 continue
     assert sorted(verified) == ["whsec_sandbox", "whsec_second"]
-    assert [json.loads(body)["pending_webhooks"] for body, _ in receiver.raw][0] == 2
+    assert json.loads(receiver.raw[0][0])["pending_webhooks"] == 2
 
 
 async def test_endpoint_can_be_set_while_the_sandbox_runs(start_sandbox, connect, receiver):

@@ -44,20 +44,21 @@ class Shopfront:
         self.sessions.append(session)
         return session
 
-    async def grant(self, user: str, credits: int, *, expires_at_ms: int | None = None) -> int:
-        """Give promotional credits; returns the transfer's id."""
-        transfer_id = self.credits.new_id()
+    async def grant(
+        self, user: str, credits: int, *, expires_at_ms: int | None = None, reference: str | None = None
+    ) -> None:
+        """Give promotional credits."""
         command = PostTransfer(
             account_key(user),
             user,
-            transfer_id,
+            self.credits.new_id(),
             Code.PROMOTION,
             credits * 1_000_000,
             now_ms(),
+            reference=reference,
             terms=LotTerms(expires_at_ms=expires_at_ms),
         )
         await self.credits.writer.execute(command)
-        return transfer_id
 
     async def hold(self, user: str, microcredits: int) -> int:
         """Place a hold; returns its id."""
@@ -153,7 +154,7 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data if self._open and self._open[-1] not in {"script", "style", "title"} else ""
+        self.text += f"{data} " if self._open and self._open[-1] not in {"script", "style", "title"} else ""
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         """The attributes of every such tag."""

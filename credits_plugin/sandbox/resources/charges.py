@@ -27,58 +27,59 @@ _UPDATE = {
 
 def create_charge(call: Call, intent: Json, method: Json, *, decline: Decline | None, captured: bool) -> Json:
     """The attempt of a payment intent to take the money; emits nothing. `captured` is whether it is taken at once."""
-    amount, paid = intent["amount"], decline is None
-    charge: Json = {
-        "id": new_id("ch"),
-        "object": "charge",
-        "amount": amount,
+    amount, paid, charge_id = intent["amount"], decline is None, new_id("ch")
+    charge = _DEFAULTS | {name: intent[name] for name in _FROM_INTENT}
+    charge |= {
+        "id": charge_id,
         "amount_captured": amount if paid and captured else 0,
-        "amount_refunded": 0,
-        "application": None,
-        "application_fee": None,
-        "application_fee_amount": None,
-        "balance_transaction": None,
         "billing_details": method["billing_details"],
         "calculated_statement_descriptor": call.merchant_name.upper()[:22],
         "captured": paid and captured,
         "created": call.now,
-        "currency": intent["currency"],
-        "customer": intent["customer"],
-        "description": intent["description"],
-        "destination": None,
-        "dispute": None,
-        "disputed": False,
-        "failure_balance_transaction": None,
         "failure_code": decline and decline.code,
         "failure_message": decline and decline.message,
-        "fraud_details": {},
-        "livemode": False,
-        "metadata": intent["metadata"],
-        "on_behalf_of": None,
-        "order": None,
         "outcome": _outcome(decline),
         "paid": paid,
         "payment_intent": intent["id"],
         "payment_method": method["id"],
         "payment_method_details": {"card": _card_details(call, method, amount, captured=captured), "type": "card"},
-        "radar_options": {},
-        "receipt_email": intent["receipt_email"],
-        "receipt_number": None,
-        "receipt_url": None,
-        "refunded": False,
-        "review": None,
-        "shipping": intent["shipping"],
-        "source": None,
-        "source_transfer": None,
-        "statement_descriptor": intent["statement_descriptor"],
-        "statement_descriptor_suffix": intent["statement_descriptor_suffix"],
+        "receipt_url": f"{call.base_url}/receipts/{charge_id}" if paid else None,
         "status": "succeeded" if paid else "failed",
-        "transfer_data": None,
-        "transfer_group": None,
     }
-    if paid:
-        charge["receipt_url"] = f"{call.base_url}/receipts/{charge['id']}"
     return call.save(charge)
+
+
+_FROM_INTENT = (
+    "amount", "currency", "customer", "description", "metadata", "receipt_email", "shipping", "statement_descriptor",
+    "statement_descriptor_suffix",
+)  # fmt: skip
+_DEFAULTS: Json = {
+    "id": "",
+    "object": "charge",
+    "amount": 0,
+    "amount_captured": 0,
+    "amount_refunded": 0,
+    "application": None,
+    "application_fee": None,
+    "application_fee_amount": None,
+    "balance_transaction": None,
+    "destination": None,
+    "dispute": None,
+    "disputed": False,
+    "failure_balance_transaction": None,
+    "fraud_details": {},
+    "livemode": False,
+    "on_behalf_of": None,
+    "order": None,
+    "radar_options": {},
+    "receipt_number": None,
+    "refunded": False,
+    "review": None,
+    "source": None,
+    "source_transfer": None,
+    "transfer_data": None,
+    "transfer_group": None,
+}
 
 
 def _outcome(decline: Decline | None) -> Json:

@@ -114,62 +114,66 @@ def create_intent(call: Call, values: Json) -> Json:
     """An intent before its first attempt; emits `payment_intent.created`."""
     intent_id = new_id("pi")
     by_hand = "payment_method_types" in values
-    intent: Json = {
+    intent = _DEFAULTS | {
         "id": intent_id,
-        "object": "payment_intent",
-        "allowed_payment_method_types": None,
-        "amount": values["amount"],
-        "amount_capturable": 0,
-        "amount_details": {"tip": {}},
-        "amount_received": 0,
-        "application": None,
-        "application_fee_amount": None,
         "automatic_payment_methods": None if by_hand else {"allow_redirects": "always", "enabled": True},
-        "canceled_at": None,
-        "cancellation_reason": None,
-        "capture_method": "automatic_async",
         "client_secret": f"{intent_id}_secret_{random_text(25)}",
-        "confirmation_method": "automatic",
         "created": call.now,
-        "currency": values["currency"],
-        "customer": None,
-        "customer_account": None,
-        "description": None,
-        "excluded_payment_method_types": None,
-        "last_payment_error": None,
-        "latest_charge": None,
-        "livemode": False,
-        "metadata": {},
-        "next_action": None,
-        "on_behalf_of": None,
-        "payment_method": None,
-        "payment_method_configuration_details": None,
-        "payment_method_options": {
-            "card": {
-                "installments": None,
-                "mandate_options": None,
-                "network": None,
-                "request_three_d_secure": "automatic",
-            }
-        },
-        "payment_method_types": ["card"],
-        "processing": None,
-        "receipt_email": None,
-        "review": None,
-        "setup_future_usage": None,
-        "shipping": None,
-        "source": None,
-        "statement_descriptor": None,
-        "statement_descriptor_suffix": None,
-        "transfer_data": None,
-        "transfer_group": None,
+        **values,
+        "metadata": merge_metadata({}, values.get("metadata")),
+        "status": "requires_confirmation" if values.get("payment_method") else "requires_payment_method",
     }
-    intent |= values
-    intent["metadata"] = merge_metadata({}, values.get("metadata"))
-    intent["status"] = "requires_confirmation" if intent["payment_method"] else "requires_payment_method"
     call.save(intent)
     call.emit("payment_intent.created", intent)
     return intent
+
+
+_DEFAULTS: Json = {
+    "id": "",
+    "object": "payment_intent",
+    "allowed_payment_method_types": None,
+    "amount": 0,
+    "amount_capturable": 0,
+    "amount_details": {"tip": {}},
+    "amount_received": 0,
+    "application": None,
+    "application_fee_amount": None,
+    "automatic_payment_methods": None,
+    "canceled_at": None,
+    "cancellation_reason": None,
+    "capture_method": "automatic_async",
+    "client_secret": None,
+    "confirmation_method": "automatic",
+    "created": 0,
+    "currency": "",
+    "customer": None,
+    "customer_account": None,
+    "description": None,
+    "excluded_payment_method_types": None,
+    "last_payment_error": None,
+    "latest_charge": None,
+    "livemode": False,
+    "metadata": {},
+    "next_action": None,
+    "on_behalf_of": None,
+    "payment_method": None,
+    "payment_method_configuration_details": None,
+    "payment_method_options": {
+        "card": {"installments": None, "mandate_options": None, "network": None, "request_three_d_secure": "automatic"}
+    },
+    "payment_method_types": ["card"],
+    "processing": None,
+    "receipt_email": None,
+    "review": None,
+    "setup_future_usage": None,
+    "shipping": None,
+    "source": None,
+    "statement_descriptor": None,
+    "statement_descriptor_suffix": None,
+    "status": "",
+    "transfer_data": None,
+    "transfer_group": None,
+}
 
 
 def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Json:

