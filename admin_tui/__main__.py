@@ -36,9 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="credits-admin", description="Watch and act on a credits database.")
     parser.add_argument("--database", metavar="URL", help="sqlite:///file.db or postgresql://…; default: DATABASE_URL")
     parser.add_argument("--read-only", action="store_true", help="write nothing, not even refunds")
-    parser.add_argument(
-        "--actor", metavar="NAME", default=_login_name(), help="who acts, for the audit; default: login"
-    )
+    parser.add_argument("--actor", metavar="NAME", default=_login_name(), help="who acts, for the audit (login name)")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
 

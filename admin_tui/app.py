@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import App, SystemCommand
@@ -40,7 +42,7 @@ class ActionCommands(Provider):
         places = [self.screen.WHERE] if isinstance(self.screen, TableScreen) else []
         return (action for action in actions_in(*places, Where.ANYWHERE) if action.name != "command_palette")
 
-    def _run(self, action: Action):  # type: ignore[no-untyped-def]
+    def _run(self, action: Action) -> Callable[[], Awaitable[None]]:
         target = self.app if Where.ANYWHERE in action.where else self.screen
 
         async def run() -> None:
@@ -54,7 +56,7 @@ class AdminApp(App[None]):
 
     CSS_PATH = "admin.tcss"
     TITLE = "credits admin"
-    COMMANDS = {ActionCommands}
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {ActionCommands}
     BINDINGS = bindings(Where.ANYWHERE)
     ENABLE_COMMAND_PALETTE = True
 
@@ -62,7 +64,7 @@ class AdminApp(App[None]):
         super().__init__()
         self.backend = backend
         for name, screen in _SCREENS.items():
-            self.add_mode(name, lambda screen=screen: screen(backend))
+            self.add_mode(name, partial(screen, backend))
 
     def on_mount(self) -> None:
         """Open the first screen."""
@@ -96,7 +98,7 @@ class AdminApp(App[None]):
         return ()
 
 
-_SCREENS: dict[str, type[TableScreen[object]]] = {
+_SCREENS: dict[str, type[TableScreen[Any]]] = {
     "accounts": AccountsScreen,
     "ledger": LedgerScreen,
     "payments": PaymentsScreen,

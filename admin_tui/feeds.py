@@ -106,7 +106,7 @@ class TableFeed(Generic[Row]):
         if self.window.capped and self.shows is End.LAST:
             text = f"last {self.window.rows - first:,} to {self.window.rows - last:,} of {total}"
         else:
-            text = f"rows {first + 1:,}–{last + 1:,} of {total}"
+            text = f"rows {first + 1:,} to {last + 1:,} of {total}"
         news = f"{'>' if self.new_rows >= COUNT_CAP else ''}{self.new_rows:,}"
         return f"+{news} new (g)  {text}" if self.new_rows else text
 
@@ -134,7 +134,7 @@ def _first_row(blocks: Mapping[int, Sequence[Row]]) -> Row | None:
 
 
 def _open(database: peewee.Database, source: Source[Row], end: End) -> tuple[KeyWindow, dict[int, Sequence[Row]]]:
-    """Read a window and its first block. The first row pins the window, so that rows arriving meanwhile shift nothing."""
+    """Read a window and its first block. The first row pins the window: rows that arrive meanwhile shift nothing."""
     if end is End.LAST:
         return source.window(database, None, end), {}
     first = source.page(database, None)

@@ -10,6 +10,8 @@ from credits_plugin.ledger.queries import TransferLine
 from credits_plugin.money import currency_exponent, format_credits
 
 MINUS: Final = "\N{MINUS SIGN}"
+NOTHING: Final = "\N{EN DASH}"
+"""What stands where there is no value."""
 CREDITS_WIDTH: Final = 18
 """Cells of a credits column: a sign, 99,999,999 and six places."""
 _PLACES: Final = 6
@@ -53,7 +55,7 @@ def time_text(at_ms: int, *, now_ms: int) -> str:
 
 def full_time_text(at_ms: int | None) -> str:
     """Show a time in UTC to the second, or a dash where there is none."""
-    return f"{moment(at_ms):%Y-%m-%d %H:%M:%S} UTC" if at_ms is not None else "–"
+    return f"{moment(at_ms):%Y-%m-%d %H:%M:%S} UTC" if at_ms is not None else NOTHING
 
 
 def moment(at_ms: int) -> datetime:

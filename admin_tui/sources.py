@@ -1,4 +1,4 @@
-"""The lists of the screens as sources: the queries of the core, with the keys by which their pages follow each other."""
+"""The lists of the screens as sources: the core's queries, with the keys by which pages follow each other."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def payments(account_id: int | None = None) -> Source[PaymentView]:
 
 def inbox() -> Source[InboxLine]:
     """Stripe's events, the latest received first."""
-    keys = [InboxEvent.received_at_ms, InboxEvent.event_id]
+    keys: Sequence[peewee.Field] = [InboxEvent.received_at_ms, InboxEvent.event_id]
     return Source(
         page=lambda database, key: inbox_page(database, before=key, limit=BLOCK),
         window=lambda database, key, end: key_window(database, keys, before=key, from_end=end is End.LAST, step=BLOCK),

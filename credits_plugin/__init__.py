@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from hookspecs import (
     ASYNC_HOOKS,
     HOOKSPEC_VERSION,
@@ -24,6 +27,11 @@ from hookspecs import (
 from .errors import CreditsError
 from .settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from .bootstrap import Credits, build
+    from .plugin import CreditsPlugin
+    from .web.app import mount
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -32,7 +40,9 @@ __all__ = [
     "PROJECT_NAME",
     "AIRequest",
     "CreditEvent",
+    "Credits",
     "CreditsError",
+    "CreditsPlugin",
     "CreditsSpecs",
     "Estimate",
     "Hold",
@@ -43,7 +53,24 @@ __all__ = [
     "Refusal",
     "Settings",
     "Usage",
+    "build",
     "hookimpl",
     "hookspec",
     "load_settings",
+    "mount",
 ]
+
+# Loaded when first asked for: a plugin that needs the contract alone pays for no database and no web server.
+_LAZY = {
+    "Credits": ".bootstrap",
+    "CreditsPlugin": ".plugin",
+    "build": ".bootstrap",
+    "mount": ".web.app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,7 +1,7 @@
 """An agent host with prepaid credits: login, a streaming chat page, any OpenAI-compatible model. Start yours from it.
 
-The credits plugin's share is marked with "credits:"; everything else is the host. See examples/README.md for the
-environment. Replace the demo login with your own: the plugin only needs `resolve_account` to name who is signed in.
+The credits plugin's share is marked "credits:"; all else is the host. examples/README.md says how to run it. Replace
+the demo login by your own: the plugin only asks, through `resolve_account`, who is signed in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import asdict, dataclass, field
 from string import Template
@@ -27,7 +27,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from credits_plugin import (
-    PROJECT_NAME,
     AIRequest,
     CreditsSpecs,
     Hold,
@@ -44,12 +43,15 @@ from credits_plugin.bootstrap import Credits, build
 from credits_plugin.plugin import CreditsPlugin
 from credits_plugin.web import mount, refusal_response
 
+USERS: Final = {"alice": "demo", "bob": "demo", "carla": "demo"}
 COOKIE: Final = "agent_session"
 SESSION_S: Final = 12 * 3600
+SYSTEM_PROMPT: Final = "You are a helpful assistant. Answer briefly."
+MAX_OUTPUT_TOKENS: Final = 1_024
 LONGEST_MESSAGE: Final = 20_000
 LONGEST_HISTORY: Final = 40
+
 logger = logging.getLogger("agent_server")
-SYSTEM_PROMPT: Final = "You are a helpful assistant. Answer briefly."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,49 +61,18 @@ class AgentSettings:
     provider_url: str | None = None
     provider_key: str = field(default="", repr=False)
     model: str = "local-small"
-    max_output_tokens: int = 1_024
     session_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
-    users: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(("alice", "bob", "carla"), "demo"))
-
-    @property
-    def limit_field(self) -> str:
-        """How the provider calls the output limit: OpenAI's newer models know only the longer name, others the old."""
-        return "max_completion_tokens" if "api.openai.com" in (self.provider_url or "") else "max_tokens"
-
-
-@dataclass(frozen=True, slots=True)
-class Sessions:
-    """Signed cookies: ``user.expiry.signature``. Nothing is stored on the server."""
-
-    key: bytes
-
-    def issue(self, user: str, *, now_s: int) -> str:
-        """Return the cookie's value for a user who has signed in."""
-        value = f"{user}.{now_s + SESSION_S}"
-        return f"{value}.{self._sign(value)}"
-
-    def user_of(self, request: web.Request) -> str | None:
-        """Return who is signed in; None without a valid cookie."""
-        value, _, signature = request.cookies.get(COOKIE, "").rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign(value).encode()):
-            return None
-        user, _, expires = value.rpartition(".")
-        return user if int(expires) > time.time() else None
-
-    def _sign(self, value: str) -> str:
-        return hmac.new(self.key, value.encode(), hashlib.sha256).hexdigest()
 
 
 AGENT: Final = web.AppKey("agent", AgentSettings)
-SESSIONS: Final = web.AppKey("sessions", Sessions)
 PROVIDER: Final = web.AppKey("provider", aiohttp.ClientSession)
 HOOKS: Final = web.AppKey("hooks", HookCaller)
 SERVICE: Final = web.AppKey("service", Credits)
 
 
-# credits: from here to the next mark is what a host adds, besides the three lines in `chat`.
+# credits: from here to the next mark is what a host adds, besides the three lines marked in `chat` and `serve`.
 class HostPlugin:
-    """What the credits plugin asks the host, and tells it."""
+    """What the credits plugin asks this host, and tells it."""
 
     def __init__(self, app: web.Application) -> None:
         self._app = app
@@ -109,21 +80,21 @@ class HostPlugin:
     @hookimpl
     def resolve_account(self, http_request: web.Request) -> str | None:
         """Name the account of a request to the credits' pages; the session cookie alone decides."""
-        return self._app[SESSIONS].user_of(http_request)
+        return user_of(http_request, self._app[AGENT].session_key)
 
     @hookimpl
     def credits_ready(self, service: Credits) -> None:
-        """Keep the service."""
+        """Keep the service for its background jobs."""
         self._app[SERVICE] = service
 
 
 def plug_in_credits(app: web.Application, settings: Settings | None) -> None:
-    """Load the plugin: with ``settings`` built here, without them by entry point and configured by the environment."""
-    plugin_manager = pluggy.PluginManager(PROJECT_NAME)
+    """Load the plugin: built here from ``settings``, or by entry point and then configured by the environment."""
+    plugin_manager = pluggy.PluginManager("credits_plugin")
     plugin_manager.add_hookspecs(CreditsSpecs)
     plugin_manager.register(HostPlugin(app))
     if settings is None:
-        plugin_manager.load_setuptools_entrypoints(PROJECT_NAME)
+        plugin_manager.load_setuptools_entrypoints("credits_plugin")
     else:
         plugin_manager.register(CreditsPlugin(build(settings)))
     app[HOOKS] = HookCaller(plugin_manager)
@@ -142,38 +113,33 @@ async def run_credits(app: web.Application) -> AsyncIterator[None]:
 
 
 def create_app(agent: AgentSettings, settings: Settings | None) -> web.Application:
-    """Build the host. ``settings`` are the credits'; None loads the plugin by entry point, from the environment."""
+    """Build the host. ``settings`` are the credits'; with None the plugin is loaded by entry point."""
     app = web.Application(middlewares=[refuse_foreign_posts], client_max_size=1024**2)
     app[AGENT] = agent
-    app[SESSIONS] = Sessions(agent.session_key)
     plug_in_credits(app, settings)
     app.cleanup_ctx.append(connect_provider)
-    app.add_routes(
-        [
-            web.get("/", show_login),
-            web.post("/login", log_in),
-            web.post("/logout", log_out),
-            web.get("/chat", show_chat),
-            web.post("/api/chat", chat),
-            web.get("/healthz", show_health),
-            web.get("/static/{name}", serve_static),
-        ]
-    )
+    app.router.add_get("/", show_login)
+    app.router.add_post("/login", log_in)
+    app.router.add_post("/logout", log_out)
+    app.router.add_get("/chat", show_chat)
+    app.router.add_post("/api/chat", chat)
+    app.router.add_get("/healthz", show_health)
+    app.router.add_get("/static/{name}", serve_static)
     return app
 
 
 async def connect_provider(app: web.Application) -> AsyncIterator[None]:
-    """Open the connection pool to the model provider; start the local stand-in if none is configured."""
+    """Open the connections to the model provider; start the local stand-in where none is configured."""
     agent = app[AGENT]
     async with AsyncExitStack() as stack:
         url = agent.provider_url
         if url is None:
-            from credits_plugin.sandbox.model_server import ModelServer  # noqa: PLC0415 - only where nothing else is set
+            from credits_plugin.sandbox.model_server import ModelServer  # noqa: PLC0415 - only where it is needed
 
             url = (await stack.enter_async_context(ModelServer())).url
         headers = {"Authorization": f"Bearer {agent.provider_key}"} if agent.provider_key else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
-        session = aiohttp.ClientSession(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout)
+        session = aiohttp.ClientSession(url.rstrip("/") + "/", headers=headers, timeout=timeout)
         app[PROVIDER] = await stack.enter_async_context(session)
         yield
 
@@ -194,77 +160,60 @@ def problem(status: int, code: str, detail: str) -> web.Response:
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
-    """Answer one message: hold, call the model, settle. Refused before anything of a stream is sent."""
-    user = request.app[SESSIONS].user_of(request)
+    """Answer one message; a refusal is sent before anything of a stream is."""
+    user = user_of(request, request.app[AGENT].session_key)
     if user is None:
         return problem(401, "unauthenticated", "Sign in first.")
     try:
-        ai_request = parse_chat(await request.json(), user=user, agent=request.app[AGENT])
+        ai_request = parse_chat(await request.json(), user=user, model=request.app[AGENT].model)
     except ValueError as error:
         return problem(400, "invalid_value", str(error))
-    hooks = request.app[HOOKS]
-    hold = await hooks.before_ai_request(ai_request)  # credits: 1. reserve what it can cost
+    hold = await request.app[HOOKS].before_ai_request(ai_request)  # credits: 1. reserve what it can cost,
     if isinstance(hold, Refusal):
-        return refusal_response(hold)  # credits: 2. or say why not (402 with the purchase link)
+        return refusal_response(hold)  # credits: 2. or say why not: 402 with the purchase link
+    return await serve(request, ai_request, hold)
+
+
+async def serve(request: web.Request, ai_request: AIRequest, hold: Hold) -> web.StreamResponse:
+    """Call the model, settle, and only then end the answer: whoever sees its end can see its cost."""
     call = ProviderCall(request.app, ai_request, hold)
-    events = EventStream(request, hold) if ai_request.stream else None
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Hold-Id": str(hold.hold_id)}
+    stream = web.StreamResponse(headers=headers) if ai_request.stream else None
     failure: Exception | None = None
     try:
-        await deliver(call, events)
+        async with aclosing(call.deltas()) as deltas:
+            async for delta in deltas:
+                if stream is not None:
+                    await send(request, stream, delta=delta)
     except (ProviderError, ConnectionError) as error:  # the model has failed, or the browser has gone
         failure = error
     finally:  # credits: 3. charge what it did cost, however it ended
-        await asyncio.shield(hooks.after_ai_request(ai_request, hold, call.outcome))
-    return await finish(call, hold, events=events, failure=failure)
-
-
-async def deliver(call: ProviderCall, events: EventStream | None) -> None:
-    """Run the call to its end, passing on each piece of a stream."""
-    async with aclosing(call.deltas()) as deltas:
-        async for delta in deltas:
-            if events is not None:
-                await events.send({"delta": delta})
-
-
-async def finish(
-    call: ProviderCall, hold: Hold, *, events: EventStream | None, failure: Exception | None
-) -> web.StreamResponse:
-    """Close the answer after the settlement, so that a client that sees its end sees its cost too."""
-    if failure is not None and (events is None or not events.response.prepared):
+        await asyncio.shield(request.app[HOOKS].after_ai_request(ai_request, hold, call.outcome))
+    if failure is not None and not (stream is not None and stream.prepared):
         return problem(502, "provider_failed", str(failure))
     usage = asdict(call.usage) if call.usage else None
-    if events is None:
-        body = {"success": True, "reply": call.text, "usage": usage, "hold_id": str(hold.hold_id)}
-        return web.json_response(body)
+    if stream is None:
+        return web.json_response({"success": True, "reply": call.text, "usage": usage, "hold_id": str(hold.hold_id)})
     with suppress(ConnectionError):
-        await events.send({"done": True, "usage": usage, "error": str(failure) if failure else None})
-        await events.response.write_eof()
-    return events.response
+        await send(request, stream, done=True, usage=usage, error=str(failure) if failure else None)
+    return stream
 
 
-class EventStream:
-    """Server-sent events. Headers go out with the first one, so a failure before it is still an HTTP error."""
-
-    def __init__(self, request: web.Request, hold: Hold) -> None:
-        self._request = request
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Hold-Id": str(hold.hold_id)}
-        self.response = web.StreamResponse(headers=headers)
-
-    async def send(self, event: Mapping[str, Any]) -> None:
-        """Send one event; ConnectionError when the client has gone."""
-        if not self.response.prepared:
-            await self.response.prepare(self._request)
-        await self.response.write(f"data: {json.dumps(event)}\n\n".encode())
+async def send(request: web.Request, stream: web.StreamResponse, **event: Any) -> None:
+    """Send an event. Headers go out with the first, so that what fails before it is still an HTTP error."""
+    if not stream.prepared:
+        await stream.prepare(request)
+    await stream.write(f"data: {json.dumps(event)}\n\n".encode())
 
 
-def parse_chat(body: Any, *, user: str, agent: AgentSettings) -> AIRequest:
-    """Read ``{"message", "history"?, "model"?, "stream"?}``; the account comes from the session, never from here.
+def parse_chat(body: Any, *, user: str, model: str) -> AIRequest:
+    """Read ``{"message", "history"?, "model"?, "stream"?}``. The account is the session's, never the body's.
 
     Raises:
         ValueError: a field is missing or wrong; the message says which.
     """
     fields = body if isinstance(body, dict) else {}
-    history, message, model = fields.get("history", []), fields.get("message"), fields.get("model", agent.model)
+    history, message, model = fields.get("history", []), fields.get("message"), fields.get("model", model)
     if not isinstance(message, str) or not 0 < len(message.strip()) <= LONGEST_MESSAGE:
         msg = f"message must be a text of 1 to {LONGEST_MESSAGE:,} characters"
         raise ValueError(msg)
@@ -276,7 +225,7 @@ def parse_chat(body: Any, *, user: str, agent: AgentSettings) -> AIRequest:
         account_id=user,
         model=model,
         messages=[{"role": "system", "content": SYSTEM_PROMPT}, *turns, {"role": "user", "content": message}],
-        max_output_tokens=agent.max_output_tokens,
+        max_output_tokens=MAX_OUTPUT_TOKENS,
         request_id=secrets.token_hex(12),
         stream=fields.get("stream") is True,
     )
@@ -296,10 +245,12 @@ class ProviderCall:
 
     def __init__(self, app: web.Application, request: AIRequest, hold: Hold) -> None:
         self._provider = app[PROVIDER]
+        # OpenAI's newer models know only the longer name of the limit, many compatible servers only the other.
+        limit = "max_completion_tokens" if "api.openai.com" in (app[AGENT].provider_url or "") else "max_tokens"
         self._payload = {
             "model": request.model,
             "messages": list(request.messages),
-            app[AGENT].limit_field: hold.estimate.max_output_tokens,  # the hold covers no more
+            limit: hold.estimate.max_output_tokens,  # the hold covers no more
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -325,7 +276,8 @@ class ProviderCall:
                 async for chunk in read_chunks(response):
                     if chunk.get("usage"):
                         self.usage = Usage.from_openai(chunk["usage"])
-                    if delta := delta_of(chunk):
+                    choices = chunk.get("choices") or [{}]
+                    if delta := (choices[0].get("delta") or {}).get("content"):
                         self.text += delta
                         yield delta
             self._status = OutcomeStatus.COMPLETED
@@ -340,34 +292,36 @@ async def read_chunks(response: aiohttp.ClientResponse) -> AsyncIterator[dict[st
     """Yield the chunks of a Chat Completions stream; ValueError if it reports an error or ends without [DONE]."""
     async for line in response.content:
         data = line.removeprefix(b"data:").strip()
-        if not line.startswith(b"data:"):
-            continue
         if data == b"[DONE]":
             return
-        chunk = json.loads(data)
-        if not isinstance(chunk, dict) or "error" in chunk:
-            raise ValueError(data[:200])
-        yield chunk
+        if line.startswith(b"data:"):
+            chunk = json.loads(data)
+            if not isinstance(chunk, dict) or chunk.get("error"):
+                raise ValueError(data[:200])
+            yield chunk
     raise ValueError("the stream ended early")
 
 
-def delta_of(chunk: Mapping[str, Any]) -> str:
-    """Return the text of a chunk, if any."""
-    choices = chunk.get("choices") or [{}]
-    return (choices[0].get("delta") or {}).get("content") or ""
+def sign(value: str, key: bytes) -> str:
+    """Return the signature of a cookie's value."""
+    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()
 
 
-async def show_health(_request: web.Request) -> web.Response:
-    """Say that the host is up."""
-    return web.json_response({"status": "ok"})
+def user_of(request: web.Request, key: bytes) -> str | None:
+    """Return who is signed in, by the cookie ``user.expiry.signature``; None without a valid one."""
+    value, _, signature = request.cookies.get(COOKIE, "").rpartition(".")
+    if not hmac.compare_digest(signature.encode(), sign(value, key).encode()):
+        return None
+    user, _, expires = value.rpartition(".")
+    return user if int(expires) > time.time() else None
 
 
 async def show_login(request: web.Request, *, failed: bool = False) -> web.Response:
     """Show the login form; who is signed in already goes on to the chat."""
-    if request.app[SESSIONS].user_of(request) is not None:
+    if user_of(request, request.app[AGENT].session_key) is not None:
         raise web.HTTPSeeOther("/chat")
-    options = "".join(f"<option>{html.escape(user)}</option>" for user in request.app[AGENT].users)
     notice = '<p class="notice" role="alert">That password is not right.</p>' if failed else ""
+    options = "".join(f"<option>{html.escape(user)}</option>" for user in USERS)
     return page(LOGIN, status=401 if failed else 200, options=options, notice=notice)
 
 
@@ -375,11 +329,11 @@ async def log_in(request: web.Request) -> web.Response:
     """Check the password and set the session cookie."""
     form = await request.post()
     user, password = str(form.get("user", "")), str(form.get("password", ""))
-    expected = request.app[AGENT].users.get(user)
-    if expected is None or not hmac.compare_digest(password.encode(), expected.encode()):
+    if user not in USERS or not hmac.compare_digest(password.encode(), USERS[user].encode()):
         return await show_login(request, failed=True)
+    value = f"{user}.{int(time.time()) + SESSION_S}"
+    cookie = f"{value}.{sign(value, request.app[AGENT].session_key)}"
     response = web.HTTPSeeOther("/chat")
-    cookie = request.app[SESSIONS].issue(user, now_s=int(time.time()))
     response.set_cookie(COOKIE, cookie, max_age=SESSION_S, httponly=True, samesite="Lax", secure=request.secure)
     raise response
 
@@ -393,31 +347,33 @@ async def log_out(_request: web.Request) -> web.Response:
 
 async def show_chat(request: web.Request) -> web.Response:
     """Show the chat page."""
-    user = request.app[SESSIONS].user_of(request)
+    user, mounted = user_of(request, request.app[AGENT].session_key), request.app[SERVICE].settings
     if user is None:
         raise web.HTTPSeeOther("/")
-    mounted = request.app[SERVICE].settings
     model = html.escape(request.app[AGENT].model)
     return page(CHAT, user=html.escape(user), model=model, api=mounted.prefix, pages=mounted.pages_prefix)
 
 
+async def show_health(_request: web.Request) -> web.Response:
+    """Say that the host is up."""
+    return web.json_response({"status": "ok"})
+
+
 async def serve_static(request: web.Request) -> web.Response:
-    """Serve the page's script and style."""
-    match request.match_info["name"]:
-        case "chat.js":
-            return web.Response(text=SCRIPT, content_type="text/javascript")
-        case "chat.css":
-            return web.Response(text=STYLE, content_type="text/css")
-        case _:
-            raise web.HTTPNotFound
+    """Serve the chat page's script and style."""
+    files = {"chat.js": (SCRIPT, "text/javascript"), "chat.css": (STYLE, "text/css")}
+    if request.match_info["name"] not in files:
+        raise web.HTTPNotFound
+    text, content_type = files[request.match_info["name"]]
+    return web.Response(text=text, content_type=content_type)
 
 
 def page(template: Template, *, status: int = 200, **fields: str) -> web.Response:
     """Return a page; nothing runs or loads that is not served from here."""
-    policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'"
-    headers = {"Content-Security-Policy": f"{policy}; frame-ancestors 'none'", "Cache-Control": "no-store"}
-    text = template.substitute(fields)
-    return web.Response(text=text, status=status, content_type="text/html", headers=headers)
+    policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
+    policy += "; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+    return web.Response(text=template.substitute(fields), status=status, content_type="text/html", headers=headers)
 
 
 def main() -> None:
@@ -436,175 +392,152 @@ def main() -> None:
 
 HEAD: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Agent</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<link rel="stylesheet" href="/static/chat.css"></head>"""
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/static/chat.css"></head>"""
 
-LOGIN: Final = Template(
-    HEAD
-    + """<body class="centered"><main class="card"><h1>Agent</h1>
-<p class="quiet">A demo host with prepaid credits. Choose a user; the password is <b>demo</b>.</p>$notice
-<form method="post" action="/login">
-<label>User<select name="user">$options</select></label>
+LOGIN: Final = Template(f"""{HEAD}<body class="login"><main class="card"><h1>Agent</h1>
+<p class="quiet">A demo agent with prepaid credits. Choose a user; the password is <b>demo</b>.</p>$notice
+<form method="post" action="/login"><label>User<select name="user">$options</select></label>
 <label>Password<input type="password" name="password" autocomplete="current-password" required autofocus></label>
-<button>Sign in</button></form></main></body></html>"""
-)
+<button>Sign in</button></form></main></body></html>""")
 
-CHAT: Final = Template(
-    HEAD
-    + """<body data-api="$api"><header><b class="brand">Agent</b><a class="balance" href="$pages" aria-live="polite">
-<span id="balance">…</span> credits</a><a class="buy" href="$pages#buy">Buy credits</a>
-<form method="post" action="/logout"><button class="plain" title="Sign out $user">$user · sign out</button></form></header>
-<main id="log" aria-live="polite"><section id="welcome"><h1>What shall we talk about?</h1>
+CHAT: Final = Template(f"""{HEAD}<body data-api="$api"><header><b class="brand">Agent</b>
+<a class="balance" href="$pages"><b id="balance">…</b> credits</a><a class="buy" href="$pages#buy">Buy</a>
+<form method="post" action="/logout"><button class="plain"><span>$user</span> <u>Sign out</u></button></form>
+</header><main id="log" aria-live="polite"><section id="welcome"><h1>What shall we talk about?</h1>
 <p class="quiet">You are talking to <b>$model</b>. Each answer shows what it cost.</p><p class="ideas">
 <button class="idea">Who are you?</button><button class="idea">Count: prepaid credits are never lost</button>
 <button class="idea">Repeat 60 times: stop me in the middle,</button></p></section></main>
-<form id="composer"><textarea id="message" rows="1" maxlength="20000" placeholder="Write a message" required
-aria-label="Message" autofocus></textarea><button id="send">Send</button></form>
-<script src="/static/chat.js"></script></body></html>"""
-)
+<form id="composer"><textarea id="message" rows="1" maxlength="20000" placeholder="Write a message" aria-label="Message"
+autofocus></textarea><button id="send">Send</button></form><script src="/static/chat.js"></script></body></html>""")
 
-SCRIPT: Final = """"use strict";
+SCRIPT: Final = r""""use strict";
 const byId = (id) => document.getElementById(id);
-const api = document.body.dataset.api;
-const history = [];
+const log = byId("log"), send = byId("send"), input = byId("message"), history = [];
 let running = null;
-
-const credits = (amount) => (amount.microcredits / 1e6).toLocaleString("en", { maximumFractionDigits: 4 });
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+const credits = (amount) => Number(amount.credits).toLocaleString("en", { maximumFractionDigits: 4 });
+const read = async (path) => (await fetch(document.body.dataset.api + path)).json();
+const showBalance = async () => { byId("balance").textContent = credits((await read("/balance")).available); };
 
 function add(parent, tag, className, text = "") {
-  const element = parent.appendChild(document.createElement(tag));
-  element.className = className;
-  element.textContent = text;
+  const element = parent.appendChild(Object.assign(document.createElement(tag), { className, textContent: text }));
+  log.scrollTop = log.scrollHeight;
   return element;
 }
 
-async function read(path) {
-  const response = await fetch(api + path);
-  if (!response.ok) throw new Error(`HTTP ${response.status}`);
-  return response.json();
-}
-
-async function showBalance() {
-  byId("balance").textContent = credits((await read("/balance")).available);
-}
-
-// A charge has the id of its hold. After an abort the server settles a moment later.
-async function showCost(bubble, holdId, attempts) {
-  let line;
-  for (let attempt = 0; attempt < attempts && !line; attempt += 1) {
-    if (attempt) await pause(250);
-    line = (await read("/transactions")).transactions.find((transaction) => transaction.id === holdId);
+async function showCost(bubble, holdId, stopped) {  // a charge has the id of its hold
+  let charge;
+  for (let attempts = stopped ? 12 : 1; attempts > 0 && !charge; attempts -= 1) {
+    if (stopped) await new Promise((done) => setTimeout(done, 250));  // the host settles when it notices
+    charge = (await read("/transactions")).transactions.find((transaction) => transaction.id === holdId);
   }
-  const tokens = line && Object.values(line.usage || {}).reduce((sum, count) => sum + count, 0);
-  const text = line ? `${credits({ microcredits: -line.amount.microcredits })} credits · ${tokens} tokens` : "not charged";
-  add(bubble, "p", "cost", text);
+  const tokens = Object.values(charge?.usage ?? {}).reduce((sum, count) => sum + count, 0);
+  const cost = charge && `${credits(charge.amount).replace("-", "")} credits · ${tokens} tokens`
+    + (stopped ? ", estimated up to where you stopped" : "");
+  add(bubble, "p", "cost", cost ?? "Not charged");
   await showBalance();
 }
 
 function showProblem(bubble, problem) {
-  bubble.classList.add("problem");
-  bubble.firstChild.textContent = problem.detail || "Something went wrong.";
-  if (!problem.purchase_url) return;
-  const link = add(bubble, "a", "buy", "Buy credits");
-  link.href = problem.purchase_url;
+  bubble.className += " problem";
+  bubble.firstChild.textContent = problem.detail;
+  if (problem.purchase_url) add(bubble, "a", "buy", "Buy credits").href = problem.purchase_url;
 }
 
 async function readAnswer(response, answer) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+  let rest = "", part;
+  while (!(part = await reader.read()).done) {
     const events = (rest + part.value).split("\n\n");
     rest = events.pop();
     for (const event of events.map((text) => JSON.parse(text.slice(6)))) {
-      if (event.delta) answer.textContent += event.delta;
+      answer.textContent += event.delta ?? "";
       if (event.error) add(answer.parentElement, "p", "cost", event.error);
     }
-    byId("log").lastChild.scrollIntoView({ block: "end" });
+    log.scrollTop = log.scrollHeight;
   }
 }
 
 async function ask(message) {
   byId("welcome")?.remove();
-  add(byId("log"), "article", "mine", message);
-  const bubble = add(byId("log"), "article", "theirs");
-  const answer = add(bubble, "div", "text");
+  add(log, "article", "mine", message);
+  const bubble = add(log, "article", "theirs"), answer = add(bubble, "div", "text");
+  const body = JSON.stringify({ message, history, stream: true });
   running = new AbortController();
-  byId("send").textContent = "Stop";
-  let holdId = null, attempts = 1;
+  send.textContent = "Stop";
+  let holdId = null, stopped = false;
   try {
-    const response = await fetch("/api/chat", {
-      method: "POST", headers: { "Content-Type": "application/json" }, signal: running.signal,
-      body: JSON.stringify({ message, history, stream: true }),
-    });
+    const options = { method: "POST", headers: { "Content-Type": "application/json" }, body, signal: running.signal };
+    const response = await fetch("/api/chat", options);
     if (!response.ok) return showProblem(bubble, await response.json());
     holdId = response.headers.get("X-Hold-Id");
     await readAnswer(response, answer);
   } catch (error) {
-    attempts = 12;
+    stopped = true;
     if (error.name !== "AbortError") showProblem(bubble, { detail: "The connection was lost." });
   } finally {
     running = null;
-    byId("send").textContent = "Send";
-    history.push({ role: "user", content: message }, { role: "assistant", content: answer.textContent });
-    if (holdId) await showCost(bubble, holdId, attempts);
-    bubble.scrollIntoView({ block: "end" });
+    send.textContent = "Send";
+    if (holdId) {
+      history.push({ role: "user", content: message }, { role: "assistant", content: answer.textContent });
+      await showCost(bubble, holdId, stopped);
+    }
   }
 }
 
 byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
+  const message = input.value.trim();
   if (running) return running.abort();
-  const message = byId("message").value.trim();
-  byId("message").value = "";
+  input.value = "";
   if (message) ask(message);
 });
-byId("message").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    byId("composer").requestSubmit();
-  }
+input.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (!running) byId("composer").requestSubmit();
 });
-document.querySelectorAll(".idea").forEach((idea) => idea.addEventListener("click", () => ask(idea.textContent)));
+for (const idea of document.querySelectorAll(".idea")) idea.addEventListener("click", () => ask(idea.textContent));
 showBalance();
 """
 
-STYLE: Final = """
-:root { color-scheme: light dark; --page: #f6f7fb; --surface: #fff; --line: #dfe2ec; --text: #171a26; --quiet: #565d74;
-  --accent: #4338ca; --on-accent: #fff; --tint: #eef0fe; --notice: #fff4d6; --notice-text: #6b4300; }
+STYLE: Final = """:root { color-scheme: light dark; --page: #f6f7fb; --surface: #fff; --line: #dfe2ec; --text: #171a26;
+  --quiet: #565d74; --accent: #4338ca; --on-accent: #fff; --notice: #fff4d6; --notice-text: #6b4300; }
 @media (prefers-color-scheme: dark) { :root { --page: #10121a; --surface: #191c27; --line: #2e3344; --text: #eceef6;
-  --quiet: #a5acc2; --accent: #a5b0ff; --on-accent: #14162a; --tint: #23274a; --notice: #3a2f10; --notice-text: #ffdf94; } }
+  --quiet: #a5acc2; --accent: #a5b0ff; --on-accent: #14162a; --notice: #3a2f10; --notice-text: #ffdf94; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 1rem/1.5 system-ui, sans-serif;
-  display: flex; flex-direction: column; height: 100dvh; }
+body { margin: 0; height: 100dvh; display: flex; flex-direction: column; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; }
 .quiet { color: var(--quiet); margin: 0 0 1.2rem; }
-header, main, #composer { width: 100%; max-width: 48rem; margin-inline: auto; padding-inline: 1rem; }
-header { display: flex; align-items: center; gap: .9rem; padding-block: .7rem; flex-wrap: wrap; }
-.brand { font-size: 1.1rem; margin-right: auto; }
-.balance { color: inherit; text-decoration: none; font-variant-numeric: tabular-nums; background: var(--surface);
-  border: 1px solid var(--line); border-radius: 2rem; padding: .3rem .9rem; }
-#balance { font-weight: 700; }
+header, #log, #composer { display: flex; padding: .7rem max(1rem, (100% - 46rem) / 2); }
+header { align-items: center; gap: .8rem; background: var(--surface); border-bottom: 1px solid var(--line); }
+.brand { font-size: 1.15rem; margin-right: auto; }
+.brand::before { content: ""; display: inline-block; width: .75em; height: .75em; margin-right: .5em;
+  border-radius: 50%; background: var(--accent); }
+.balance { color: inherit; text-decoration: none; font-variant-numeric: tabular-nums; white-space: nowrap; }
 button, .buy { font: inherit; font-weight: 600; cursor: pointer; background: var(--accent); color: var(--on-accent);
   border: 1px solid transparent; border-radius: .6rem; padding: .5rem 1.1rem; text-decoration: none; }
-button.plain, .idea { background: none; color: var(--quiet); font-weight: 400; padding-inline: .3rem; }
-#log { flex: 1; overflow-y: auto; display: flex; flex-direction: column; gap: .8rem; padding-block: 1rem; }
+button.plain { background: none; color: var(--quiet); font-weight: 400; padding-inline: 0; white-space: nowrap; }
+@media (max-width: 30rem) { .plain span { display: none; } }
+#log { flex: 1; overflow-y: auto; flex-direction: column; gap: .8rem; scrollbar-width: thin; }
 #welcome { margin: auto; text-align: center; }
 .ideas { display: flex; flex-wrap: wrap; gap: .6rem; justify-content: center; margin: 0; }
-.idea { border-color: var(--line); background: var(--surface); color: var(--text); padding: .45rem .9rem; }
+.idea { border-color: var(--line); background: var(--surface); color: var(--text); font-weight: 400; }
 article { max-width: 85%; padding: .7rem 1rem; border-radius: 1rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-.mine { align-self: flex-end; background: var(--accent); color: var(--on-accent); border-bottom-right-radius: .25rem; }
-.theirs { align-self: flex-start; background: var(--surface); border: 1px solid var(--line); border-bottom-left-radius: .25rem; }
+.mine { align-self: flex-end; background: var(--accent); color: var(--on-accent); }
+.theirs { align-self: flex-start; background: var(--surface); border: 1px solid var(--line); }
 .text:empty::before { content: "…"; color: var(--quiet); }
-.cost { margin: .5rem 0 0; color: var(--quiet); font-size: .85rem; font-variant-numeric: tabular-nums; }
+.cost { margin: .4rem 0 0; color: var(--quiet); font-size: .85rem; font-variant-numeric: tabular-nums; }
 .problem, .notice { background: var(--notice); color: var(--notice-text); border-color: transparent; }
-.problem .buy { display: inline-block; margin-top: .7rem; }
-#composer { display: flex; gap: .6rem; padding-block: .6rem 1rem; }
+.problem .buy { display: block; width: max-content; margin-top: .7rem; }
+#composer { gap: .6rem; padding-bottom: 1rem; }
 textarea, input, select { font: inherit; color: inherit; background: var(--surface); border: 1px solid var(--line);
   border-radius: .6rem; padding: .6rem .8rem; width: 100%; }
-textarea { flex: 1; resize: none; field-sizing: content; max-height: 9rem; }
+textarea { resize: none; field-sizing: content; max-height: 9rem; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.centered { display: grid; place-items: center; }
-.card { max-width: 24rem; background: var(--surface); border: 1px solid var(--line); border-radius: 1rem; padding: 1.8rem; }
+.login { justify-content: center; padding: 1rem; }
+.card { width: 100%; max-width: 24rem; margin-inline: auto; padding: 1.8rem; background: var(--surface);
+  border: 1px solid var(--line); border-radius: 1rem; }
 .card form, .card label { display: grid; gap: .35rem; }
 .card form { gap: 1rem; }
 .notice { border-radius: .6rem; padding: .6rem .9rem; margin: 0 0 1rem; }

@@ -9,7 +9,7 @@ from typing import Final
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.queries import Balance, ChainSums, CodeSum, LotLine, OpenHold
 
-from ..formats import code_text, credits_text, duration_text, signed_credits
+from ..formats import MINUS, code_text, credits_text, duration_text, signed_credits
 from ..widgets.panels import Line
 from ..widgets.virtual_table import Cell, Tone
 
@@ -125,7 +125,7 @@ def _sum_line(code: Code, part: CodeSum) -> Line:
 
 
 def _part(name: str, count: str, microcredits: int) -> Line:
-    sign = "+" if microcredits > 0 else "−"
+    sign = "+" if microcredits > 0 else MINUS
     return [Cell(f"{sign} {name:<14}"), Cell(f"{count:>7}", Tone.MUTED), Cell(f"{credits_text(abs(microcredits)):>15}")]
 
 
@@ -143,7 +143,7 @@ def _hold_line(hold: OpenHold, at_ms: int) -> Line:
     stale = hold.expires_at_ms <= at_ms
     name = hold.request_id or str(hold.id)
     return [
-        Cell(f"−{credits_text(hold.amount)} ", Tone.WARNING),
+        Cell(f"{MINUS}{credits_text(hold.amount)} ", Tone.WARNING),
         Cell(f"{age}{' STALE' if stale else ''} ", Tone.BAD if stale else Tone.PLAIN),
         Cell(f"{hold.model or ''} {name}", Tone.MUTED),
     ]

@@ -11,7 +11,16 @@ from credits_plugin.payments.queries import PaymentView
 from credits_plugin.payments.states import PaymentStatus
 
 from ..backend import Backend
-from ..formats import CREDITS_WIDTH, align_point, code_text, credits_text, details_text, signed_credits, time_text
+from ..formats import (
+    CREDITS_WIDTH,
+    NOTHING,
+    align_point,
+    code_text,
+    credits_text,
+    details_text,
+    signed_credits,
+    time_text,
+)
 from ..widgets.virtual_table import Cell, Column, Tone
 
 Row = TypeVar("Row")
@@ -52,7 +61,7 @@ def payment_columns(backend: Backend) -> Sequence[Column[PaymentView]]:
 
     return (
         Column("time (UTC)", 12, time_cell),
-        Column("customer", 16, lambda row: Cell(row.external_id or "–", Tone.STRONG), grows=True),
+        Column("customer", 16, lambda row: Cell(row.external_id or NOTHING, Tone.STRONG), grows=True),
         Column("status", 18, lambda row: Cell(status_text(row.status), payment_tone(row.status))),
         Column("amount", 11, lambda row: Cell(format_money(row.amount_minor, row.currency)), right=True),
         Column("refunded", 11, _refunded, right=True),
@@ -65,12 +74,12 @@ def payment_columns(backend: Backend) -> Sequence[Column[PaymentView]]:
 
 def _refunded(row: PaymentView) -> Cell:
     if not row.refunded_minor:
-        return Cell("–", Tone.MUTED)
+        return Cell(NOTHING, Tone.MUTED)
     return Cell(format_money(row.refunded_minor, row.currency), Tone.WARNING)
 
 
 def _taken_back(row: PaymentView) -> Cell:
-    return Cell(credits_text(row.clawed_back), Tone.WARNING) if row.clawed_back else Cell("–", Tone.MUTED)
+    return Cell(credits_text(row.clawed_back), Tone.WARNING) if row.clawed_back else Cell(NOTHING, Tone.MUTED)
 
 
 def status_text(status: str) -> str:

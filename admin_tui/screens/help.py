@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -15,17 +17,13 @@ from ..actions import Where, actions_in, key_text
 class HelpScreen(ModalScreen[None]):
     """Lists the keys of the screen it was opened from first, then all others."""
 
-    BINDINGS = [Binding("escape,q,question_mark,enter", "close", "close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter", "close", "close", show=False)]
 
     def __init__(self, here: Where | None) -> None:
         super().__init__()
         first = [here] if here is not None else []
-        self._places = [
-            *first,
-            Where.LIST,
-            Where.ANYWHERE,
-            *(place for place in Where if place not in _COMMON | {here}),
-        ]
+        others = [place for place in Where if place not in {Where.LIST, Where.ANYWHERE, here}]
+        self._places = [*first, Where.LIST, Where.ANYWHERE, *others]
 
     def compose(self) -> ComposeResult:
         """Yield one list."""
@@ -37,9 +35,6 @@ class HelpScreen(ModalScreen[None]):
     def action_close(self) -> None:
         """Close."""
         self.dismiss(None)
-
-
-_COMMON = {Where.LIST, Where.ANYWHERE}
 
 
 def _section(place: Where) -> Content:

@@ -29,7 +29,8 @@ class LedgerScreen(TableScreen[LedgerLine]):
 
     def columns(self) -> Sequence[Column[LedgerLine]]:
         """Return whose it is and the columns of every transfer."""
-        time, *others = transfer_columns(self.backend, lambda row: row.transfer)
+        columns: Sequence[Column[LedgerLine]] = transfer_columns(self.backend, lambda row: row.transfer)
+        time, *others = columns
         return (time, Column("customer", 18, lambda row: Cell(row.external_id, Tone.STRONG)), *others)
 
     def title_text(self) -> str:

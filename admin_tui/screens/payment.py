@@ -15,7 +15,7 @@ from .. import sources
 from ..actions import Where, bindings
 from ..backend import Backend
 from ..feeds import Source
-from ..formats import credits_text, full_time_text, time_text
+from ..formats import NOTHING, credits_text, full_time_text, time_text
 from ..widgets.panels import Line, Panel
 from ..widgets.virtual_table import Cell, Column, Tone
 from .base import AccountChosen, TableScreen
@@ -49,7 +49,7 @@ class PaymentScreen(TableScreen[RefundView]):
             Column("amount", 12, lambda row: Cell(format_money(row.amount_minor, row.currency)), right=True),
             Column("reason", 21, lambda row: Cell(status_text(row.reason))),
             Column("by", 10, lambda row: Cell(row.actor), drop=2),
-            Column("refund", 30, lambda row: Cell(row.stripe_refund_id or "–", Tone.MUTED), drop=3),
+            Column("refund", 30, lambda row: Cell(row.stripe_refund_id or NOTHING, Tone.MUTED), drop=3),
             Column("note", 12, lambda row: Cell(row.detail or row.note or "", Tone.MUTED), drop=1, grows=True),
         )
 
@@ -104,15 +104,13 @@ class PaymentScreen(TableScreen[RefundView]):
 
 def order_lines(paid: PaymentView) -> list[Line]:
     """Show what was ordered and what is left of it."""
-    left = paid.amount_minor - paid.refunded_minor
+    left, refunded = paid.amount_minor - paid.refunded_minor, format_money(paid.refunded_minor, paid.currency)
     return [
         _fact("status", status_text(paid.status), payment_tone(paid.status)),
-        _fact("customer", paid.external_id or "– (nothing granted yet)", Tone.STRONG),
+        _fact("customer", paid.external_id or "nobody yet: nothing granted", Tone.STRONG),
         _fact("package", f"{paid.package_name}: {credits_text(paid.microcredits)} credits"),
         _fact("amount", format_money(paid.amount_minor, paid.currency)),
-        _fact(
-            "refunded", f"{format_money(paid.refunded_minor, paid.currency)}, {format_money(left, paid.currency)} left"
-        ),
+        _fact("refunded", f"{refunded}, {format_money(left, paid.currency)} left"),
         _fact("taken back", f"{credits_text(paid.clawed_back)} credits"),
     ]
 
@@ -120,12 +118,12 @@ def order_lines(paid: PaymentView) -> list[Line]:
 def stripe_lines(paid: PaymentView) -> list[Line]:
     """Show under which ids Stripe knows it, and when it happened."""
     return [
-        _fact("intent", paid.payment_intent_id or "–"),
-        _fact("session", paid.session_id or "–"),
-        _fact("e-mail", paid.email or "–"),
+        _fact("intent", paid.payment_intent_id or NOTHING),
+        _fact("session", paid.session_id or NOTHING),
+        _fact("e-mail", paid.email or NOTHING),
         _fact("ordered", full_time_text(paid.created_at_ms)),
         _fact("paid", full_time_text(paid.paid_at_ms)),
-        _fact("detail", paid.detail or "–"),
+        _fact("detail", paid.detail or NOTHING),
     ]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from typing import Final
+from typing import Any, ClassVar, Final
 from uuid import uuid4
 
 import peewee
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -46,7 +46,7 @@ class Stage(Enum):
 class RefundDialog(ModalScreen[RefundDecision | None]):
     """Returns the decision that was carried out, or None. ``submit`` carries it out and may be asked again."""
 
-    BINDINGS = [Binding("escape", "cancel", "cancel", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", show=False)]
 
     def __init__(self, case: RefundCase, submit: Callable[[RefundDecision], Awaitable[RefundView]]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
         with Vertical(classes="dialog", id="refund") as dialog:
             dialog.border_title = Content(safe_text(f"Refund ▸ {paid.external_id or paid.email or paid.id}"))
             yield Static(self._summary(), markup=False)
-            with Horizontal(classes="field"):
+            with Horizontal(classes="field apart"):
                 yield Label("Amount")
                 yield Input(plain_money(left, paid.currency), id="amount", compact=True)
                 yield Label(f"{currency}, at most {plain_money(left, paid.currency)}", classes="hint")
@@ -135,7 +135,7 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Show the outcome; only an unknown one may be tried again, with the same key."""
         if event.state is WorkerState.SUCCESS:
-            self._enter(Stage.DONE, self._success(event.worker.result))
+            self._enter(Stage.DONE, self._success(event.worker.result))  # type: ignore[arg-type]
         elif event.state is WorkerState.ERROR:
             error = event.worker.error
             retryable = (isinstance(error, GatewayError) and error.retryable) or not isinstance(error, CreditsError)
@@ -190,7 +190,7 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
         )
 
 
-def open_refund(screen: TableScreen[object], backend: Backend, payment_id: int) -> None:
+def open_refund(screen: TableScreen[Any], backend: Backend, payment_id: int) -> None:
     """Open the dialog for a payment over ``screen``, or say why it cannot be refunded."""
     obstacle = backend.refund_obstacle()
     if obstacle is not None:
@@ -199,7 +199,7 @@ def open_refund(screen: TableScreen[object], backend: Backend, payment_id: int) 
     screen.begin(_ask(screen, backend, payment_id), group="refund")
 
 
-async def _ask(screen: TableScreen[object], backend: Backend, payment_id: int) -> None:
+async def _ask(screen: TableScreen[Any], backend: Backend, payment_id: int) -> None:
     case = await backend.read(lambda database: read_case(database, payment_id))
     obstacle = case.obstacle()
     if obstacle is not None:

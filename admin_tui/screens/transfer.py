@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -15,14 +16,14 @@ from textual.widgets import Button, Static
 from credits_plugin.ledger.entries import SYSTEM_ACCOUNTS
 from credits_plugin.ledger.queries import TransferLine
 
-from ..formats import code_text, credits_text, full_time_text, signed_credits
+from ..formats import NOTHING, code_text, credits_text, full_time_text, signed_credits
 from ..safe_text import safe_text
 
 
 class TransferDialog(ModalScreen[None]):
     """Shows a transfer's fields; any of Esc, Enter and q closes it."""
 
-    BINDINGS = [Binding("escape,q,h", "close", "close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,h", "close", "close", show=False)]
 
     def __init__(self, line: TransferLine, *, external_id: str) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class TransferDialog(ModalScreen[None]):
         yield "amount", f"{signed_credits(line.amount)} credits"
         yield "balance", f"{credits_text(line.balance_after)} credits after it"
         yield "time", full_time_text(line.at_ms)
-        yield "reference", line.reference or "–"
+        yield "reference", line.reference or NOTHING
         yield "id", str(line.id)
         if line.usage is not None:
             yield "model", line.model or "unknown"

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -69,7 +69,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
     """Draws rows by number out of blocks that its screen hands it; asks for missing ones by a message."""
 
     BINDINGS = bindings(Where.LIST)
-    COMPONENT_CLASSES = frozenset({"table--header", "table--cursor", "table--missing", *(f"table--{t}" for t in Tone)})
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--header", "table--cursor", *(f"table--{tone}" for tone in Tone)}
 
     cursor: reactive[int] = reactive(0, repaint=False)
 

@@ -49,6 +49,10 @@ MAX_BATCH: Final = 512
 """Commands per transaction. Larger batches gain nothing measurable and make the first caller wait."""
 _RETRIES: Final = 6
 _FIRST_PAUSE_S: Final = 0.02
+# Set-wise SQL raises the driver's own errors; this is what Peewee turns its queries' errors into its own with.
+_driver_errors: Final = peewee.__exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
+_UNAVAILABLE: Final = (peewee.OperationalError, peewee.InterfaceError, DatabaseError)
+"""Lost connections, locks and deadlocks: worth another try. Serialization failures arrive as OperationalError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,35 +228,48 @@ class LedgerWriter:
         self.database.primary.close()
 
     def _process(self, batch: list[_Item]) -> None:
-        try:
-            self._attempt(batch, careful=False)
-        except Exception as error:  # noqa: BLE001 - whatever failed, every caller gets an answer and the thread lives
-            logger.warning("a batch of %d failed (%s); replaying its commands one by one", len(batch), error)
-            for item in batch:
-                self._replay(item)
-
-    def _replay(self, item: _Item) -> None:
-        """Run one command in a transaction of its own, careful of what an unknown commit may have left."""
-        item.answer = item.error = None
+        """Run the batch. A database that is away is asked again for a while; a culprit in the batch fails alone."""
         for attempt in range(_RETRIES):
+            try:
+                self._attempt(batch, careful=attempt > 0)
+                return
+            except _UNAVAILABLE as error:
+                logger.warning("the database failed (%s); a batch of %d is tried again", error, len(batch))
+                failure: Exception = error
+                self._reconnect()
+                time.sleep(_FIRST_PAUSE_S * 2**attempt)
+            except Exception as error:  # noqa: BLE001 - whatever failed, every caller gets an answer
+                logger.warning("a batch of %d failed (%s); its commands are run one by one", len(batch), error)
+                for item in batch:
+                    self._run_alone(item)
+                return
+        for item in batch:
+            item.answer, item.error = None, _unknown(failure)
+
+    def _run_alone(self, item: _Item) -> None:
+        """Run one command in a transaction of its own, careful of what an earlier try may have left."""
+        for _ in range(2):  # another host may have written the same new row a moment ago; then it is there now
+            item.answer = item.error = None
             try:
                 self._attempt([item], careful=True)
                 return
-            except Exception as error:  # noqa: BLE001 - see _process
-                item.error = error
-                if not isinstance(error, peewee.OperationalError | peewee.InterfaceError | peewee.IntegrityError):
-                    break
+            except _UNAVAILABLE as error:
                 self._reconnect()
-                time.sleep(_FIRST_PAUSE_S * 2**attempt)
-        item.error = _translate(item.error)
+                item.error = _unknown(error)
+            except peewee.IntegrityError as error:
+                item.error = DatabaseError(f"the database refused the command: {error}")
+            except Exception as error:  # noqa: BLE001 - see _process
+                item.error = DatabaseError(f"the command failed in the database: {error}")
+                return
 
     def _reconnect(self) -> None:
         with contextlib.suppress(peewee.PeeweeException):
             self.database.primary.close()
 
     def _attempt(self, batch: Sequence[_Item], *, careful: bool) -> None:
-        self.database.primary.connect(reuse_if_open=True)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_driver_errors)
+            self.database.primary.connect(reuse_if_open=True)
             if self.database.path is not None:
                 stack.enter_context(file_lock(lock_path(self.database.path)))
             stack.enter_context(self._store.transaction())
@@ -269,12 +286,12 @@ class LedgerWriter:
         assert isinstance(item.command, Work)  # noqa: S101 - narrows the type for the reader and mypy
         self._store.flush(book)
         try:
-            with self.database.primary.savepoint():
+            with _driver_errors, self.database.primary.savepoint():
                 transaction = Transaction(self._store, book, item.command.account_ids, new_id=self._new_id)
                 item.answer = item.command.run(transaction)
                 self._store.flush(book)
-        except peewee.OperationalError:
-            raise
+        except (peewee.OperationalError, peewee.InterfaceError):
+            raise  # the connection's state is unknown: the batch is run again
         except Exception as error:  # noqa: BLE001 - a unit of work fails alone, with whatever it raises
             item.error = error
             return self._load(rest, careful=False)
@@ -343,12 +360,8 @@ def _decide(book: Book, item: _Item) -> None:
         item.error = error
 
 
-def _translate(error: BaseException | None) -> BaseException:
-    if isinstance(error, peewee.IntegrityError | peewee.DataError | peewee.ProgrammingError):
-        return DatabaseError(f"the database refused the command: {error}")
-    if isinstance(error, peewee.PeeweeException):
-        return OutcomeUnknown(f"the database failed ({error}); repeat the same command with the same ids, it converges")
-    return error or DatabaseError("the command was not run")
+def _unknown(error: Exception) -> OutcomeUnknown:
+    return OutcomeUnknown(f"the database failed ({error}); repeat the same command with the same ids, it converges")
 
 
 def _answer(batch: Sequence[_Item]) -> None:

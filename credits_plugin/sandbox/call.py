@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from credits_plugin.sandbox.errors import resource_missing
@@ -74,9 +76,9 @@ class Call:
         self.store.drop("job", f"{action}.{object_id}")
 
     def save(self, obj: Json) -> Json:
-        """Put an object under its own kind and return it."""
+        """Put an object under its own kind; returns a copy, so that no two answers share a nested value."""
         self.store.put(obj["object"], obj)
-        return obj
+        return deepcopy(obj)
 
     def update(self, obj: Json, changes: Json, *, event_type: str | None = None) -> Json:
         """Save the object with `changes`; emit the event with `previous_attributes` if anything is different."""
@@ -94,6 +96,8 @@ NOUNS = {
     "event": "event",
 }
 """How Stripe words a kind in `No such …`, where that differs from the kind's name."""
+
+DEFAULT_LIMIT = 10
 
 Handler = Callable[[Call], Json]
 
@@ -126,11 +130,19 @@ def page_of(
     The list's url is filled in by the protocol; an unknown cursor is a 400.
     """
     created = call.params.get("created", lambda _: True)
-    start, end = _bounds(call, kind, call.store.ids_newest_first(kind))
-    between = set(call.store.ids_newest_first(kind)[start:end])
-    rows = call.store.newest_first(
-        kind, lambda row: row["id"] in between and where(row) and created(row.get("created", 0))
-    )
+    ids = call.store.ids_newest_first(kind)
+    start, end = _bounds(call, kind, ids)
+    between = set(ids[start:end])
+
+    def fits(row: Json) -> bool:
+        return row["id"] in between and where(row) and created(row.get("created", 0))
+
+    # One row more than asked for tells whether there is more; the rest is never copied.
+    wanted = call.params.get("limit", DEFAULT_LIMIT) + 1
+    if "ending_before" in call.params:
+        rows = list(islice(call.store.oldest_first(kind, fits), wanted))[::-1]
+    else:
+        rows = list(islice(call.store.newest_first(kind, fits), wanted))
     return _cut(call, [row if present is None else present(row) for row in rows])
 
 
@@ -154,7 +166,7 @@ def _place(kind: str, ids: list[str], cursor: str, param: str) -> int:
 
 
 def _cut(call: Call, rows: list[Json]) -> Json:
-    limit: int = call.params.get("limit", 10)
+    limit: int = call.params.get("limit", DEFAULT_LIMIT)
     kept = rows[-limit:] if "ending_before" in call.params else rows[:limit]
     return _list_object(kept, more=len(rows) > limit)
 

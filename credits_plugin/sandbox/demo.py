@@ -210,7 +210,6 @@ async def _start_host(
         provider_url=model_url,
         model=DEFAULT_MODEL,
         session_key=bytes.fromhex(session_key),
-        users=dict.fromkeys(("alice", "bob", _SEEDED_USER), PASSWORD),
     )
     runner = web.AppRunner(example.create_app(agent, settings), access_log=None, shutdown_timeout=SHUTDOWN_S)
     stack.push_async_callback(runner.cleanup)

@@ -30,8 +30,10 @@ _TITLES: Final = {
 def balance_view(balance: Balance | None) -> dict[str, Any]:
     """Return what the balance section shows; ``debt`` is in whole credits, rounded up, 0 where there is none."""
     debt = max(-balance.balance, 0) if balance else 0
+    available, point, fraction = shown_credits(balance.available if balance else 0).partition(".")
     return {
-        "available": shown_credits(balance.available if balance else 0),
+        "available": available,
+        "fraction": point + fraction,
         "total": shown_credits(balance.balance if balance else 0),
         "held": format_credits(balance.held if balance else 0),
         "next_expiry": balance.next_expiry_at_ms if balance else None,

@@ -159,6 +159,20 @@ async def shop(writer: LedgerWriter, reads: Reads, sandbox: Sandbox) -> AsyncIte
 
 
 @pytest.fixture
+async def shop_through(shop: Shop) -> AsyncIterator[Any]:
+    """The same shop behind another gateway, which is closed in the end."""
+    made: list[StripeGateway] = []
+
+    def make(kind: type[StripeGateway], *, key: str = "sk_test_sandbox", api_base: str | None = None) -> Shop:
+        made.append(kind(key, api_base=api_base or shop.settings.stripe_api_base))
+        return replace(shop, gateway=made[-1])
+
+    yield make
+    for gateway in made:
+        await gateway.close()
+
+
+@pytest.fixture
 async def till(shop: Shop, sandbox: Sandbox) -> AsyncIterator[Till]:
     async with aiohttp.ClientSession() as http:
         yield Till(shop, sandbox.url, http)
@@ -182,4 +196,3 @@ def second_host(database: Database, shop: Shop) -> Iterator[Shop]:
     writer.start()
     yield replace(shop, writer=writer, new_id=new_id)
     writer.close()
-

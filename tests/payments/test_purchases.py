@@ -72,12 +72,11 @@ async def test_an_unusable_email_does_not_stop_the_purchase(till, email):
     assert (await till.session(purchase.session_id))["customer_email"] is None
 
 
-async def test_the_row_and_its_key_are_committed_before_stripe_is_asked(till, database):
+async def test_the_row_and_its_key_are_committed_before_stripe_is_asked(till, shop_through, database):
     """Nobody listens at the gateway's address, so the call fails; what it would have used is on disk."""
-    shop = replace(till.shop, gateway=StripeGateway("sk_test_sandbox", api_base="http://127.0.0.1:9"))
+    shop = shop_through(StripeGateway, api_base="http://127.0.0.1:9")
     with pytest.raises(GatewayOutcomeUnknown):
         await till.with_shop(shop).order()
-    await shop.gateway.close()
     [payment] = await till.shop.reads.run(queries.payments_page)
     assert payment.status is PaymentStatus.CREATED
     assert "no answer came from Stripe" in payment.detail
@@ -85,11 +84,10 @@ async def test_the_row_and_its_key_are_committed_before_stripe_is_asked(till, da
     assert row[0].startswith(f"purchase-{payment.id}-")
 
 
-async def test_a_refused_purchase_is_marked_failed_and_says_why(till):
-    shop = replace(till.shop, gateway=StripeGateway("sk_test_wrong", api_base=till.shop.settings.stripe_api_base))
+async def test_a_refused_purchase_is_marked_failed_and_says_why(till, shop_through):
+    shop = shop_through(StripeGateway, key="sk_test_wrong")
     with pytest.raises(GatewayError, match="STRIPE_SECRET_KEY") as caught:
         await till.with_shop(shop).order()
-    await shop.gateway.close()
     assert not caught.value.retryable
     [payment] = await till.shop.reads.run(queries.payments_page)
     assert payment.status is PaymentStatus.FAILED
@@ -179,10 +177,8 @@ async def test_a_session_of_nobody_is_not_fulfilled(till, shop: Shop):
     assert (await checkout.fulfil(shop, session)).outcome is Fulfilled.UNKNOWN
 
 
-async def test_the_session_is_shown_from_our_row_while_stripe_is_away(till):
+async def test_the_session_is_shown_from_our_row_while_stripe_is_away(till, shop_through):
     purchase = await till.order()
-    gateway = StripeGateway("sk_test_sandbox", api_base="http://127.0.0.1:9")
-    shop = replace(till.shop, gateway=gateway)
+    shop = shop_through(StripeGateway, api_base="http://127.0.0.1:9")
     view = await checkout.find_session(shop, account_id="anna", session_id=purchase.session_id)
-    await gateway.close()
     assert (view.payment_status, view.amount_total) == ("unpaid", 1_000)

@@ -54,10 +54,6 @@ class LostCalls(StripeGateway):
         raise GatewayOutcomeUnknown("no answer came from Stripe (no connection)")
 
 
-def another_gateway(till, kind):
-    return replace(till.shop, gateway=kind("sk_test_sandbox", api_base=till.shop.settings.stripe_api_base))
-
-
 async def test_a_full_refund_takes_all_credits_back(till):
     bought = await granted(till)
     view = await refund_here(till, bought)
@@ -141,10 +137,10 @@ async def test_a_key_of_another_refund_is_refused(till):
 
 
 @pytest.mark.parametrize("kind", [LostAnswers, LostCalls])
-async def test_an_unknown_outcome_stays_requested_and_the_same_key_converges(till, kind):
+async def test_an_unknown_outcome_stays_requested_and_the_same_key_converges(till, shop_through, kind):
     bought = await granted(till)
     with pytest.raises(GatewayOutcomeUnknown):
-        await refund_here(till, bought, 400, shop=another_gateway(till, kind))
+        await refund_here(till, bought, 400, shop=shop_through(kind))
     [row] = await refunds(till, bought)
     assert (row.status, row.stripe_refund_id) == (RefundStatus.REQUESTED, None)
     assert "no answer" in row.detail
@@ -158,10 +154,10 @@ async def test_an_unknown_outcome_stays_requested_and_the_same_key_converges(til
     assert await till.amounts() == [1_000 * MICRO, -400 * MICRO]
 
 
-async def test_the_webhook_completes_a_refund_whose_answer_was_lost(till, make_event, database):
+async def test_the_webhook_completes_a_refund_whose_answer_was_lost(till, shop_through, make_event, database):
     bought = await granted(till)
     with pytest.raises(GatewayOutcomeUnknown):
-        await refund_here(till, bought, 400, shop=another_gateway(till, LostAnswers))
+        await refund_here(till, bought, 400, shop=shop_through(LostAnswers))
     [made] = (await till.get(f"refunds?payment_intent={bought.intent_id}"))["data"]
     await till.deliver(make_event("refund.created", made))
     [row] = await refunds(till, bought)
@@ -279,7 +275,7 @@ async def test_a_refund_seen_before_the_grant_leaves_nothing(till, make_event):
     assert (await till.payment(bought.payment_id)).status is PaymentStatus.REFUNDED
 
 
-async def test_a_refund_recorded_on_an_unpaid_payment_is_taken_at_the_grant(till, make_event):
+async def test_a_refund_recorded_on_an_unpaid_payment_is_taken_at_the_grant(till, shop_through, make_event):
     """The session was not paid when the refund was told of: only the row remembers it."""
     bought = await till.buy()
     refund = await till.refund(bought, 300)
@@ -289,9 +285,8 @@ async def test_a_refund_recorded_on_an_unpaid_payment_is_taken_at_the_grant(till
             session = await super().session_of_intent(payment_intent_id)
             return replace(session, payment_status="unpaid")
 
-    early = another_gateway(till, Unpaid)
+    early = shop_through(Unpaid)
     await till.with_shop(early).deliver(make_event("refund.created", refund))
-    await early.gateway.close()
     assert await till.amounts() == []
     assert (await till.payment(bought.payment_id)).refunded_minor == 300
 
@@ -325,9 +320,13 @@ async def test_after_a_failed_refund_the_amount_may_be_refunded_again(till, make
     bought = await granted(till)
     view = await refund_here(till, bought)
     made = await till.get(f"refunds/{view.stripe_refund_id}")
-    await till.deliver(make_event("refund.failed", made | {"status": "failed", "failure_reason": "lost_or_stolen_card"}))
+    await till.deliver(
+        make_event("refund.failed", made | {"status": "failed", "failure_reason": "lost_or_stolen_card"})
+    )
     assert (await refunds(till, bought))[0].detail == "lost_or_stolen_card"
-    with pytest.raises(RefundRefused, match="Stripe refused"):  # Stripe itself still counts it: the sandbox did not fail it
+    with pytest.raises(
+        RefundRefused, match="Stripe refused"
+    ):  # Stripe itself still counts it: the sandbox did not fail it
         await refund_here(till, bought, key="another-key")
     assert await till.balance() == 1_000 * MICRO
 
@@ -341,10 +340,10 @@ async def test_a_refund_that_does_not_fit_is_quarantined(till, make_event, chang
     assert await till.balance() == 1_000 * MICRO
 
 
-async def test_a_refund_that_claims_anothers_row_does_not_take_it_over(till, make_event):
+async def test_a_refund_that_claims_anothers_row_does_not_take_it_over(till, shop_through, make_event):
     anna, boris = await granted(till, "anna"), await granted(till, "boris")
     with pytest.raises(GatewayOutcomeUnknown):
-        await refund_here(till, anna, 400, shop=another_gateway(till, LostCalls))
+        await refund_here(till, anna, 400, shop=shop_through(LostCalls))
     [row] = await refunds(till, anna)
     refund = await till.refund(boris, 400)
     await till.deliver(make_event("refund.created", refund | {"metadata": {"refund_id": str(row.id)}}))
@@ -352,10 +351,12 @@ async def test_a_refund_that_claims_anothers_row_does_not_take_it_over(till, mak
     assert (await till.balance("anna"), await till.balance("boris")) == (1_000 * MICRO, 600 * MICRO)
 
 
-async def test_a_refund_noted_as_refused_that_exists_after_all_takes_its_credits(till, make_event, database):
+async def test_a_refund_noted_as_refused_that_exists_after_all_takes_its_credits(
+    till, shop_through, make_event, database
+):
     bought = await granted(till)
     with pytest.raises(GatewayOutcomeUnknown):
-        await refund_here(till, bought, 400, shop=another_gateway(till, LostAnswers))
+        await refund_here(till, bought, 400, shop=shop_through(LostAnswers))
     refused = Refund.update(status="failed", detail="a wrong guess")
     await till.shop.writer.work([], lambda tx: refused.execute(tx.database))
     [made] = (await till.get(f"refunds?payment_intent={bought.intent_id}"))["data"]
@@ -413,12 +414,11 @@ async def test_every_order_of_five_events_each_told_twice_ends_in_the_same_books
     }
 
 
-async def test_stripe_away_during_a_refund_says_so_and_keeps_the_request(till):
+async def test_stripe_away_during_a_refund_says_so_and_keeps_the_request(till, shop_through):
     bought = await granted(till)
-    away = replace(till.shop, gateway=StripeGateway("sk_test_sandbox", api_base="http://127.0.0.1:9"))
+    away = shop_through(StripeGateway, api_base="http://127.0.0.1:9")
     with pytest.raises(GatewayError) as caught:
         await refund_here(till, bought, 400, shop=away)
-    await away.gateway.close()
     assert caught.value.retryable
     assert (await refunds(till, bought))[0].status is RefundStatus.REQUESTED
     assert (await refund_here(till, bought, 400)).status is RefundStatus.SUCCEEDED

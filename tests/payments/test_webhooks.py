@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import replace
 
 import pytest
 
@@ -315,14 +314,13 @@ async def test_a_session_that_names_anothers_payment_does_not_adopt_it(till, mak
     assert await till.balance("anna") == 0
 
 
-async def test_a_failed_handling_leaves_its_reason_and_the_redelivery_succeeds(till, make_event):
+async def test_a_failed_handling_leaves_its_reason_and_the_redelivery_succeeds(till, shop_through, make_event):
     bought = await till.buy()
     intent = await till.get(f"payment_intents/{bought.intent_id}")
     event = make_event("payment_intent.succeeded", intent)
-    away = replace(till.shop, gateway=StripeGateway("sk_test_sandbox", api_base="http://127.0.0.1:9"))
+    away = shop_through(StripeGateway, api_base="http://127.0.0.1:9")
     with pytest.raises(GatewayError):
         await till.with_shop(away).deliver(event)
-    await away.gateway.close()
     failed = await till.inbox(event["id"])
     assert (failed.status, failed.attempts) == (InboxStatus.FAILED, 1)
     assert failed.detail.startswith("gateway_error: Stripe could not be reached")
@@ -367,16 +365,14 @@ async def test_a_forged_webhook_writes_nothing(till, make_event, signed):
     assert await till.balance() == 0
 
 
-async def test_a_grant_without_a_receipt_is_still_a_grant(till):
+async def test_a_grant_without_a_receipt_is_still_a_grant(till, shop_through):
     bought = await till.buy()
 
     class NoReceipts(StripeGateway):
         async def payment_intent(self, payment_intent_id):
             raise GatewayError("Stripe could not be reached", retryable=True)
 
-    gateway = NoReceipts("sk_test_sandbox", api_base=till.shop.settings.stripe_api_base)
-    await till.with_shop(replace(till.shop, gateway=gateway)).complete(bought)
-    await gateway.close()
+    await till.with_shop(shop_through(NoReceipts)).complete(bought)
     assert await till.balance() == 1_000 * MICRO
     assert (await till.payment(bought.payment_id)).receipt_url is None
 

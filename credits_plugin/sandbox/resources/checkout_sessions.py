@@ -95,7 +95,7 @@ def create(call: Call) -> Json:
     items = checkout_lines.create_items(call, params["line_items"])
     session = _new_session(call, customer=customer, items=items)
     _check_total(session["amount_total"], session["currency"])
-    call.save(session)
+    session = call.save(session)
     call.store.put("checkout_lines", {"id": session["id"], "items": items})
     call.store.put("checkout_intent_data", {"id": session["id"], **params.get("payment_intent_data", {})})
     call.schedule(EXPIRE, session["id"], due_at=session["expires_at"])

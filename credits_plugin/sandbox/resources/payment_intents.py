@@ -123,7 +123,7 @@ def create_intent(call: Call, values: Json) -> Json:
         "metadata": merge_metadata({}, values.get("metadata")),
         "status": "requires_confirmation" if values.get("payment_method") else "requires_payment_method",
     }
-    call.save(intent)
+    intent = call.save(intent)
     call.emit("payment_intent.created", intent)
     return intent
 
