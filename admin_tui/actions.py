@@ -14,6 +14,7 @@ class Where(StrEnum):
     """Where an action works; the value heads its part of the help screen."""
 
     ANYWHERE = "Anywhere"
+    SCREEN = "On every screen"
     LIST = "In every list"
     ACCOUNTS = "Customers"
     ACCOUNT = "Customer"
@@ -64,11 +65,8 @@ def key_text(key: str) -> str:
     return _SYMBOLS.get(key, key)
 
 
-_LISTS: Final = (Where.ACCOUNTS, Where.ACCOUNT, Where.LEDGER, Where.PAYMENTS, Where.PAYMENT, Where.WEBHOOKS)
-_DETAILS: Final = (Where.ACCOUNT, Where.PAYMENT)
-
 ACTIONS: Final[tuple[Action, ...]] = (
-    Action("inspect", ("enter", "l"), "inspect", "Open what the cursor stands on", _LISTS, barred=True),
+    Action("inspect", ("enter", "l"), "inspect", "Open what the cursor stands on", (Where.SCREEN,), barred=True),
     Action("refund", ("r",), "refund", "Refund the payment, in full or in part", (Where.PAYMENTS, Where.PAYMENT), True),
     Action("payments", ("p",), "payments", "Show this customer's payments", (Where.ACCOUNT,), barred=True),
     Action("customer", ("c",), "customer", "Open the customer of this row", (Where.PAYMENT,), barred=True),
@@ -80,9 +78,16 @@ ACTIONS: Final[tuple[Action, ...]] = (
         (Where.ACCOUNTS, Where.LEDGER),
         barred=True,
     ),
-    Action("copy", ("y",), "copy", "Copy the id of the row", _LISTS, barred=True),
-    Action("reload", ("f5", "ctrl+r"), "reload", "Read again from the database, from the top", _LISTS),
-    Action("back", ("escape", "h"), "back", "Go back; on a first screen, end the filter", _LISTS, barred=True),
+    Action("copy", ("y",), "copy", "Copy the id of the row", (Where.SCREEN,), barred=True),
+    Action("reload", ("f5", "ctrl+r"), "reload", "Read again from the database, from the top", (Where.SCREEN,)),
+    Action(
+        "back",
+        ("escape", "h"),
+        "back",
+        "End the filter, or go back; never leaves the program",
+        (Where.SCREEN,),
+        barred=True,
+    ),
     Action("cursor_up", ("up", "k"), "up", "One row up", (Where.LIST,)),
     Action("cursor_down", ("down", "j"), "down", "One row down", (Where.LIST,)),
     Action("page_up", ("pageup", "ctrl+b"), "page up", "One page up", (Where.LIST,)),

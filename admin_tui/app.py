@@ -40,7 +40,9 @@ class ActionCommands(Provider):
 
     def _actions(self) -> Iterable[Action]:
         places = [self.screen.WHERE] if isinstance(self.screen, TableScreen) else []
-        return (action for action in actions_in(*places, Where.ANYWHERE) if action.name != "command_palette")
+        return (
+            action for action in actions_in(*places, Where.SCREEN, Where.ANYWHERE) if action.name != "command_palette"
+        )
 
     def _run(self, action: Action) -> Callable[[], Awaitable[None]]:
         target = self.app if Where.ANYWHERE in action.where else self.screen

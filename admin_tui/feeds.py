@@ -18,6 +18,7 @@ from credits_plugin.ledger.keysets import COUNT_CAP, KeyWindow
 from .widgets.virtual_table import BLOCK, VirtualTable
 
 Row = TypeVar("Row")
+_TO: Final = "\N{EN DASH}"
 _EMPTY: Final = KeyWindow(0, False, (None,))
 
 
@@ -106,7 +107,7 @@ class TableFeed(Generic[Row]):
         if self.window.capped and self.shows is End.LAST:
             text = f"last {self.window.rows - first:,} to {self.window.rows - last:,} of {total}"
         else:
-            text = f"rows {first + 1:,} to {last + 1:,} of {total}"
+            text = f"rows {first + 1:,}{_TO}{last + 1:,} of {total}"
         news = f"{'>' if self.new_rows >= COUNT_CAP else ''}{self.new_rows:,}"
         return f"+{news} new (g)  {text}" if self.new_rows else text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
+from credits_plugin import Usage
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.queries import TransferLine
 from credits_plugin.money import currency_exponent, format_credits
@@ -86,18 +87,17 @@ def code_text(code: Code) -> str:
 
 
 def details_text(line: TransferLine) -> str:
-    """Say what a transfer was for: the model and tokens of usage; nothing for others, whose reference says it."""
-    if line.usage is None:
-        return ""
+    """Say what a transfer was for: the model and tokens of usage, the reference of others."""
     used = line.usage
+    if used is None:
+        return line.reference or ""
     cached = f" +{tokens_text(used.cache_read + used.cache_write)} cached" if used.cache_read + used.cache_write else ""
-    return f"{line.model or 'unknown model'} {tokens_text(used.input)}{cached} → {_output_text(line)}"
+    return f"{line.model or 'unknown model'} {tokens_text(used.input)}{cached} → {_output_text(used)} tok"
 
 
-def _output_text(line: TransferLine) -> str:
-    assert line.usage is not None  # noqa: S101 - the caller has looked
-    reasoning = f" +{tokens_text(line.usage.reasoning)} reasoning" if line.usage.reasoning else ""
-    return f"{tokens_text(line.usage.output)}{reasoning} tok"
+def _output_text(used: Usage) -> str:
+    reasoning = f" +{tokens_text(used.reasoning)} reasoning" if used.reasoning else ""
+    return f"{tokens_text(used.output)}{reasoning}"
 
 
 def plain_money(amount_minor: int, currency: str) -> str:

@@ -401,7 +401,7 @@ LOGIN: Final = Template(f"""{HEAD}<body class="login"><main class="card"><h1>Age
 <button>Sign in</button></form></main></body></html>""")
 
 CHAT: Final = Template(f"""{HEAD}<body data-api="$api"><header><b class="brand">Agent</b>
-<a class="balance" href="$pages"><b id="balance">…</b> credits</a><a class="buy" href="$pages#buy">Buy</a>
+<a class="balance" href="$pages"><b id="balance">…</b><span> credits</span></a><a class="buy" href="$pages#buy">Buy</a>
 <form method="post" action="/logout"><button class="plain"><span>$user</span> <u>Sign out</u></button></form>
 </header><main id="log" aria-live="polite"><section id="welcome"><h1>What shall we talk about?</h1>
 <p class="quiet">You are talking to <b>$model</b>. Each answer shows what it cost.</p><p class="ideas">
@@ -518,7 +518,7 @@ header { align-items: center; gap: .8rem; background: var(--surface); border-bot
 button, .buy { font: inherit; font-weight: 600; cursor: pointer; background: var(--accent); color: var(--on-accent);
   border: 1px solid transparent; border-radius: .6rem; padding: .5rem 1.1rem; text-decoration: none; }
 button.plain { background: none; color: var(--quiet); font-weight: 400; padding-inline: 0; white-space: nowrap; }
-@media (max-width: 30rem) { .plain span { display: none; } }
+@media (max-width: 30rem) { .plain span, .balance span { display: none; } }
 #log { flex: 1; overflow-y: auto; flex-direction: column; gap: .8rem; scrollbar-width: thin; }
 #welcome { margin: auto; text-align: center; }
 .ideas { display: flex; flex-wrap: wrap; gap: .6rem; justify-content: center; margin: 0; }

@@ -30,8 +30,8 @@ from .account_panels import (
 )
 from .base import TableScreen
 from .columns import transfer_columns
+from .details import DetailsDialog, transfer_fields
 from .payments import PaymentsScreen
-from .transfer import TransferDialog
 
 _WIDE = 118
 _HIGH = 30
@@ -43,7 +43,7 @@ class AccountScreen(TableScreen[TransferLine]):
     WHERE = Where.ACCOUNT
     TAB = "Customers"
     EMPTY = "No transfer yet."
-    BINDINGS = bindings(Where.ACCOUNT)
+    BINDINGS = bindings(Where.ACCOUNT, Where.SCREEN)
 
     def __init__(self, backend: Backend, account_id: int, *, external_id: str) -> None:
         self._account_id = account_id
@@ -88,7 +88,8 @@ class AccountScreen(TableScreen[TransferLine]):
 
     def choose(self, row: TransferLine) -> None:
         """Show everything about a transfer."""
-        self.app.push_screen(TransferDialog(row, external_id=self._external_id))
+        fields = list(transfer_fields(row, external_id=self._external_id))
+        self.app.push_screen(DetailsDialog(f"Transfer no. {row.seq:,}", fields))
 
     def action_payments(self) -> None:
         """Show the customer's payments."""

@@ -9,13 +9,13 @@ from typing import Final
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.queries import Balance, ChainSums, CodeSum, LotLine, OpenHold
 
-from ..formats import MINUS, code_text, credits_text, duration_text, signed_credits
+from ..formats import MINUS, code_text, credits_text, duration_text, full_time_text, signed_credits
 from ..widgets.panels import Line
 from ..widgets.virtual_table import Cell, Tone
 
-_LINES: Final = 5
+_LINES: Final = 6
 _LABEL: Final = 11
-_NUMBER: Final = 15
+_NUMBER: Final = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ def balance_lines(facts: AccountFacts) -> list[Line]:
         _number("held", account.held, Tone.WARNING if account.held else Tone.MUTED),
         _number("balance", account.balance, Tone.BAD if account.balance < 0 else Tone.PLAIN),
         [Cell("next expiry ", Tone.MUTED), _expiry(account.next_expiry_at_ms, facts.at_ms)],
+        [Cell(f"{account.transfers:,} transfers since {full_time_text(account.created_at_ms)[:10]}", Tone.MUTED)],
         [Cell(account.email or "no e-mail known", Tone.MUTED)],
     ]
 
@@ -96,8 +97,8 @@ def slim_lines(facts: AccountFacts) -> list[Line]:
     """Show all of it on three lines, for small terminals."""
     account, sums = facts.balance, facts.sums
     parts = sorted(sums.by_code.items(), key=lambda part: -abs(part[1].amount)) if sums else []
-    shown = "  ".join(f"{signed_credits(part.amount)} {code_text(code)}" for code, part in parts[:3])
-    verdict = [Cell("  "), _verdict(facts, sums, short=True)] if sums else []
+    shown = "  ".join(f"{signed_credits(part.amount)} {code_text(code)}" for code, part in parts)
+    verdict = [_verdict(facts, sums, short=True), Cell("  ")] if sums else []
     return [
         [
             Cell("available ", Tone.MUTED),
@@ -107,7 +108,7 @@ def slim_lines(facts: AccountFacts) -> list[Line]:
             Cell("  balance ", Tone.MUTED),
             Cell(credits_text(account.balance), Tone.BAD if account.balance < 0 else Tone.PLAIN),
         ],
-        [Cell("why ", Tone.MUTED), Cell(shown or "no transfer yet"), *verdict],
+        [*verdict, Cell(shown or "no transfer yet")],
         [
             Cell(f"{len(facts.holds)} open holds", Tone.WARNING if facts.holds else Tone.MUTED),
             Cell(f"  {len(facts.lots)} lots  next expiry ", Tone.MUTED),
@@ -126,7 +127,7 @@ def _sum_line(code: Code, part: CodeSum) -> Line:
 
 def _part(name: str, count: str, microcredits: int) -> Line:
     sign = "+" if microcredits > 0 else MINUS
-    return [Cell(f"{sign} {name:<14}"), Cell(f"{count:>7}", Tone.MUTED), Cell(f"{credits_text(abs(microcredits)):>15}")]
+    return [Cell(f"{sign} {name:<13}"), Cell(f"{count:>7}", Tone.MUTED), Cell(f"{credits_text(abs(microcredits)):>14}")]
 
 
 def _verdict(facts: AccountFacts, sums: ChainSums, *, short: bool = False) -> Cell:
@@ -141,11 +142,10 @@ def _verdict(facts: AccountFacts, sums: ChainSums, *, short: bool = False) -> Ce
 def _hold_line(hold: OpenHold, at_ms: int) -> Line:
     age = duration_text(at_ms - hold.placed_at_ms)
     stale = hold.expires_at_ms <= at_ms
-    name = hold.request_id or str(hold.id)
     return [
         Cell(f"{MINUS}{credits_text(hold.amount)} ", Tone.WARNING),
         Cell(f"{age}{' STALE' if stale else ''} ", Tone.BAD if stale else Tone.PLAIN),
-        Cell(f"{hold.model or ''} {name}", Tone.MUTED),
+        Cell(f"{hold.model or ''} {hold.request_id or hold.id}", Tone.MUTED),
     ]
 
 
@@ -153,14 +153,14 @@ def _lot_line(lot: LotLine, at_ms: int) -> Line:
     name = code_text(lot.code) if lot.code else "lot"
     return [
         Cell(f"{credits_text(lot.remaining)} "),
-        Cell(f"of {credits_text(lot.amount)} {name} ", Tone.MUTED),
+        Cell(f"{name} ", Tone.MUTED),
         _expiry(lot.expires_at_ms, at_ms),
     ]
 
 
 def _expiry(expires_at_ms: int | None, at_ms: int) -> Cell:
     if expires_at_ms is None:
-        return Cell("never", Tone.MUTED)
+        return Cell("no expiry", Tone.MUTED)
     if expires_at_ms <= at_ms:
         return Cell("due now", Tone.WARNING)
     return Cell(f"in {duration_text(expires_at_ms - at_ms)}")

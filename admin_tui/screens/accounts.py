@@ -21,7 +21,7 @@ class AccountsScreen(TableScreen[Balance]):
     TAB = "Customers"
     EMPTY = "No customer yet: the first purchase or grant makes one."
     FILTER_HINT = "beginning of an id or e-mail address"
-    BINDINGS = bindings(Where.ACCOUNTS)
+    BINDINGS = bindings(Where.ACCOUNTS, Where.SCREEN)
 
     def source(self, filter_text: str = "") -> Source[Balance]:
         """Return the customers that the filter finds."""

@@ -99,7 +99,7 @@ class TableScreen(Screen[None], Generic[Row]):
         yield from self.above()
         yield self.table
         yield Input(placeholder=self.FILTER_HINT, id="filter", compact=True)
-        yield KeyBar(actions_in(self.WHERE, Where.ANYWHERE))
+        yield KeyBar(actions_in(self.WHERE, Where.SCREEN, Where.ANYWHERE))
 
     def on_mount(self) -> None:
         """Read for the first time, then every second."""

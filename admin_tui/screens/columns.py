@@ -40,8 +40,7 @@ def transfer_columns(backend: Backend, transfer_of: Callable[[Row], TransferLine
         Column("kind", 13, column(lambda line: Cell(code_text(line.code)))),
         Column("amount", CREDITS_WIDTH, column(_amount), right=True),
         Column("balance", CREDITS_WIDTH, column(_balance_after), right=True, drop=2),
-        Column("reference", 28, column(lambda line: Cell(line.reference or "", Tone.MUTED)), drop=3),
-        Column("details", 12, column(lambda line: Cell(details_text(line), Tone.MUTED)), drop=1, grows=True),
+        Column("details", 16, column(lambda line: Cell(details_text(line), Tone.MUTED)), drop=1, grows=True),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,6 +13,8 @@ from textual.widgets import Static
 
 from ..actions import Where, actions_in, key_text
 
+_COMMON: Final = (Where.SCREEN, Where.LIST, Where.ANYWHERE)
+
 
 class HelpScreen(ModalScreen[None]):
     """Lists the keys of the screen it was opened from first, then all others."""
@@ -21,9 +23,9 @@ class HelpScreen(ModalScreen[None]):
 
     def __init__(self, here: Where | None) -> None:
         super().__init__()
-        first = [here] if here is not None else []
-        others = [place for place in Where if place not in {Where.LIST, Where.ANYWHERE, here}]
-        self._places = [*first, Where.LIST, Where.ANYWHERE, *others]
+        first = [here] if here is not None and any(actions_in(here)) else []
+        others = [place for place in Where if place not in {*_COMMON, here} and any(actions_in(place))]
+        self._places = [*first, *_COMMON, *others]
 
     def compose(self) -> ComposeResult:
         """Yield one list."""

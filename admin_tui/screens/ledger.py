@@ -21,7 +21,7 @@ class LedgerScreen(TableScreen[LedgerLine]):
     TAB = "Ledger"
     EMPTY = "No transfer."
     FILTER_HINT = "exact reference: pi_… of a purchase, re_… of a refund"
-    BINDINGS = bindings(Where.LEDGER)
+    BINDINGS = bindings(Where.LEDGER, Where.SCREEN)
 
     def source(self, filter_text: str = "") -> Source[LedgerLine]:
         """Return all transfers, or those with the reference in the filter line."""

@@ -20,6 +20,7 @@ from ..widgets.panels import Line, Panel
 from ..widgets.virtual_table import Cell, Column, Tone
 from .base import AccountChosen, TableScreen
 from .columns import payment_tone, status_text
+from .details import DetailsDialog, refund_fields
 from .refund import open_refund
 
 
@@ -29,7 +30,7 @@ class PaymentScreen(TableScreen[RefundView]):
     WHERE = Where.PAYMENT
     TAB = "Payments"
     EMPTY = "No refund."
-    BINDINGS = bindings(Where.PAYMENT)
+    BINDINGS = bindings(Where.PAYMENT, Where.SCREEN)
 
     def __init__(self, backend: Backend, paid: PaymentView) -> None:
         self._payment = paid
@@ -77,6 +78,10 @@ class PaymentScreen(TableScreen[RefundView]):
         if found is not None:
             self._payment = found
             self._show()
+
+    def choose(self, row: RefundView) -> None:
+        """Show everything about a refund."""
+        self.app.push_screen(DetailsDialog("Refund", list(refund_fields(row))))
 
     def action_refund(self) -> None:
         """Refund this payment."""

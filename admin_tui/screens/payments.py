@@ -23,7 +23,7 @@ class PaymentsScreen(TableScreen[PaymentView]):
     WHERE = Where.PAYMENTS
     TAB = "Payments"
     EMPTY = "No payment yet."
-    BINDINGS = bindings(Where.PAYMENTS)
+    BINDINGS = bindings(Where.PAYMENTS, Where.SCREEN)
 
     def __init__(self, backend: Backend, account_id: int | None = None, *, external_id: str = "") -> None:
         self._account_id = account_id

@@ -74,7 +74,7 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
                 yield Label("Note")
                 yield Input(placeholder="why, for the audit", id="note", compact=True, max_length=_MAX_NOTE)
             yield Static("", id="preview", markup=False)
-            with Horizontal(classes="field"):
+            with Horizontal(classes="field apart"):
                 yield Label("Confirm")
                 yield Input(placeholder="type the amount again", id="confirm", compact=True)
             yield Static("", id="outcome", markup=False)

@@ -75,7 +75,8 @@ def preview_lines(case: RefundCase, amount_minor: int) -> list[Line]:
         _row("balance", credits_text(balance), signed_credits(-taken), credits_text(balance - taken)),
         _row("available", credits_text(available), signed_credits(-taken), credits_text(available - taken)),
     ]
-    return [*lines, [_warning(balance - taken, available - taken)]]
+    warning = _warning(balance - taken, available - taken)
+    return [*lines, [warning]] if warning.text else lines
 
 
 def _row(label: str, before: str, change: str, after: str) -> Line:

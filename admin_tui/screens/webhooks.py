@@ -14,6 +14,7 @@ from ..formats import time_text
 from ..widgets.virtual_table import Cell, Column, Tone
 from .base import TableScreen
 from .columns import status_text
+from .details import DetailsDialog, event_fields
 
 
 class WebhooksScreen(TableScreen[InboxLine]):
@@ -22,7 +23,7 @@ class WebhooksScreen(TableScreen[InboxLine]):
     WHERE = Where.WEBHOOKS
     TAB = "Webhooks"
     EMPTY = "No event has come in: check the endpoint in Stripe's dashboard."
-    BINDINGS = bindings(Where.WEBHOOKS)
+    BINDINGS = bindings(Where.WEBHOOKS, Where.SCREEN)
 
     def source(self, filter_text: str = "") -> Source[InboxLine]:  # noqa: ARG002 - this list has no filter
         """Return all events."""
@@ -46,6 +47,10 @@ class WebhooksScreen(TableScreen[InboxLine]):
     def id_of(self, row: InboxLine) -> str:
         """Return the event's id."""
         return row.event_id
+
+    def choose(self, row: InboxLine) -> None:
+        """Show everything about an event."""
+        self.app.push_screen(DetailsDialog("Event", list(event_fields(row))))
 
     def _received(self, row: InboxLine) -> Cell:
         return Cell(time_text(row.received_at_ms, now_ms=self.backend.clock()), Tone.MUTED)

@@ -25,11 +25,11 @@ class TopBar(Widget):
 
     def render(self) -> Content:
         """Draw the line; facts go, the first ones first, where space lacks."""
-        left = Content.assemble(("credits ", "bold $primary"), *self._tab_parts())
+        left = Content.assemble(("credits ", "bold"), *self._tab_parts())
         facts = list(self._facts)
         while facts and left.cell_length + len(" · ".join(facts)) + 8 > self.size.width:
             facts.pop(0)
-        right = Content.assemble(self._mode, *(part for fact in facts for part in ((" · ", "$text-muted"), fact)))
+        right = Content.assemble(self._mode, *(part for fact in facts for part in ((" · ", "$foreground-muted"), fact)))
         gap = max(self.size.width - left.cell_length - right.cell_length, 1)
         return Content.assemble(left, " " * gap, right)
 
@@ -38,7 +38,7 @@ class TopBar(Widget):
             if name == self._current:
                 yield f"[{key} {name}]", "bold reverse"
             else:
-                yield f" {key} {name} ", "$text-muted"
+                yield f" {key} {name} ", "$foreground-muted"
 
 
 class KeyBar(Widget):

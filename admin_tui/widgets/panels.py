@@ -15,7 +15,7 @@ Line = Sequence[Cell]
 
 _STYLES = {
     Tone.PLAIN: "",
-    Tone.MUTED: "$text-muted",
+    Tone.MUTED: "$foreground-muted",
     Tone.STRONG: "bold",
     Tone.GOOD: "$text-success",
     Tone.BAD: "bold $text-error",

@@ -108,6 +108,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         super().__init__(id=id)
         self._columns = tuple(columns)
         self._shown: tuple[tuple[Column[Row], int], ...] = ()
+        self._fitted_width = -1
         self._blocks: OrderedDict[int, Sequence[Row]] = OrderedDict()
         self._empty = empty
         self._loaded = False
@@ -244,10 +245,14 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
 
     def on_resize(self, event: Resize) -> None:
         """Fit the columns to the new width."""
-        self._shown = fit_columns(self._columns, self.scrollable_content_region.width)
         self.virtual_size = Size(event.size.width, self.row_count + 1)
         self.move_to(self.cursor)
         self._ask_for_missing()
+
+    def _fitted(self, width: int) -> tuple[tuple[Column[Row], int], ...]:
+        if width != self._fitted_width:
+            self._shown, self._fitted_width = fit_columns(self._columns, width), width
+        return self._shown
 
     def _ask_for_missing(self) -> None:
         if self.missing_blocks():
@@ -259,7 +264,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         """Draw the header, a row or nothing."""
         width = self.scrollable_content_region.width
         if y == 0:
-            cells = [(_fit(column.title, size, right=column.right), Tone.PLAIN) for column, size in self._shown]
+            cells = [(_fit(column.title, size, right=column.right), Tone.PLAIN) for column, size in self._fitted(width)]
             return self._strip(cells, width, style=self._style("header"))
         number = self.scroll_offset.y + y - 1
         if number >= self.row_count:
@@ -269,10 +274,12 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         if row is None:
             return self._strip([(_MISSING, Tone.MUTED)], width)
         cursor = number == self.cursor
-        return self._strip(self._cells(row), width, marked=cursor, style=self._style("cursor") if cursor else None)
+        return self._strip(
+            self._cells(row, width), width, marked=cursor, style=self._style("cursor") if cursor else None
+        )
 
-    def _cells(self, row: Row) -> list[tuple[str, Tone]]:
-        cells = ((column.cell(row), column, size) for column, size in self._shown)
+    def _cells(self, row: Row, width: int) -> list[tuple[str, Tone]]:
+        cells = ((column.cell(row), column, size) for column, size in self._fitted(width))
         return [(_fit(safe_text(cell.text), size, right=column.right), cell.tone) for cell, column, size in cells]
 
     def _strip(

@@ -132,11 +132,19 @@ class StripeGateway:
 
 
 def _refund_page(answer: dict[str, Any]) -> tuple[list[RefundResult], bool]:
-    return [stripe_objects.refund(row) for row in answer["data"]], bool(answer["has_more"])
+    return [stripe_objects.refund(row) for row in _rows(answer)], answer.get("has_more") is True
 
 
 def _first_session(answer: dict[str, Any]) -> CheckoutSession | None:
-    return stripe_objects.checkout_session(answer["data"][0]) if answer["data"] else None
+    return next((stripe_objects.checkout_session(row) for row in _rows(answer)), None)
+
+
+def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = answer.get("data")
+    if not isinstance(rows, list):
+        msg = "a list without rows"
+        raise stripe_objects.UnreadableObject(msg)
+    return rows
 
 
 def _session_params(order: CheckoutOrder) -> Any:
@@ -183,12 +191,22 @@ async def _call(
     except (TimeoutError, aiohttp.ClientError) as error:  # the library lets both through while it reads a body
         raise _no_answer(type(error).__name__, changes_something=changes_something) from error
     try:
-        return read(answer.to_dict(for_json=True))
+        return read(_plain(answer))
     except stripe_objects.UnreadableObject as error:
         if changes_something:  # it was done, only not understood: never to be taken for a refusal
             raise _no_answer(f"an answer in an unknown shape: {error}", changes_something=True) from error
         msg = f"Stripe answered in an unknown shape: {error}"
         raise GatewayError(msg) from error
+
+
+def _plain(answer: Any) -> dict[str, Any]:
+    """Leave the library's own kind of object behind; it is no dict, and no answer that makes sense is anything else."""
+    import stripe  # noqa: PLC0415 - see the module
+
+    if not isinstance(answer, stripe.StripeObject):
+        msg = f"an answer of type {type(answer).__name__}"
+        raise stripe_objects.UnreadableObject(msg)
+    return answer.to_dict(for_json=True)
 
 
 def _translate(error: stripe.StripeError, *, changes_something: bool) -> GatewayError:

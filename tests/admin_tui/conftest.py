@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from admin_seed import NOW, seed
 
 from admin_tui.app import AdminApp
 from admin_tui.backend import Backend, open_backend
 from credits_plugin.settings import Settings
-
-from admin_seed import NOW, seed
 
 
 @pytest.fixture

@@ -132,9 +132,23 @@ class Till:
 _AUTHORISED = {"Authorization": "Bearer sk_test_sandbox"}
 
 
+class Clock:
+    """The sandbox's clock, which a test may put forward."""
+
+    ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_s
+
+
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as running:
+def sandbox_clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def sandbox(sandbox_clock: Clock) -> AsyncIterator[Sandbox]:
+    async with Sandbox(clock=sandbox_clock) as running:
         yield running
 
 
