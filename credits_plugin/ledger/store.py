@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
 from ..database import Database, Dialect
-from .entries import AccountState, HoldState, HoldStatus, LotState, TransferRow
+from .entries import AccountState, HoldState, LotState
 from .rules import Book
 
 _ACCOUNT: Final = "id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms"
@@ -72,13 +72,13 @@ class SqliteStore:
 
     def holds(self, ids: Iterable[int]) -> list[HoldState]:
         """See :class:`Store`."""
-        return [_hold(row) for row in self._select(_HOLD, "hold", "id", ids)]
+        return [HoldState._make(row) for row in self._select(_HOLD, "hold", "id", ids)]
 
     def requests(self, keys: Iterable[tuple[int, str]]) -> list[HoldState]:
         """See :class:`Store`."""
         sql = f"SELECT {_HOLD} FROM hold WHERE account_id = ? AND request_id = ?"
         found = (self._connection.execute(sql, key).fetchone() for key in keys)
-        return [_hold(row) for row in found if row is not None]
+        return [HoldState._make(row) for row in found if row is not None]
 
     def lots(self, account_ids: Iterable[int]) -> list[LotState]:
         """See :class:`Store`."""
@@ -95,16 +95,15 @@ class SqliteStore:
             rows = [_new_account_row(book, account_id) for account_id in book.new_accounts]
             execute(f"INSERT INTO account ({_ACCOUNT}, created_at_ms) VALUES (?,?,?,?,?,?,?,?,?)", rows)
         if book.new_holds:
-            values = [_hold_row(hold) for hold in book.new_holds.values()]
-            execute(f"INSERT INTO hold ({_HOLD}) VALUES (?,?,?,?,?,?,?,?,?)", values)
+            execute(f"INSERT INTO hold ({_HOLD}) VALUES (?,?,?,?,?,?,?,?,?)", book.new_holds.values())
         if book.deleted_holds:
             execute("DELETE FROM hold WHERE id = ?", [(hold_id,) for hold_id in book.deleted_holds])
         if book.ended_holds:
-            ended = [(int(hold.status), hold.id) for hold in book.ended_holds.values()]
+            ended = [(hold.status, hold.id) for hold in book.ended_holds.values()]
             execute("UPDATE hold SET state = ? WHERE id = ?", ended)
         if book.new_transfers:
-            transfers = [_transfer_row(transfer) for transfer in book.new_transfers]
-            execute(f"INSERT INTO transfer ({_TRANSFER}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", transfers)
+            marks = "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
+            execute(f"INSERT INTO transfer ({_TRANSFER}) VALUES ({marks})", book.new_transfers)
         if changed := book.changed_accounts - book.new_accounts.keys():
             execute(
                 "UPDATE account SET balance = ?, held = ?, seq = ?, last_transfer_id = ?, last_hash = ?, "
@@ -152,7 +151,7 @@ class PostgresqlStore:
 
     def holds(self, ids: Iterable[int]) -> list[HoldState]:
         """See :class:`Store`."""
-        return [_hold(row) for row in self._select(f"SELECT {_HOLD} FROM hold WHERE id = ANY(%s)", list(ids))]
+        return [HoldState._make(row) for row in self._select(f"SELECT {_HOLD} FROM hold WHERE id = ANY(%s)", list(ids))]
 
     def requests(self, keys: Iterable[tuple[int, str]]) -> list[HoldState]:
         """See :class:`Store`."""
@@ -164,7 +163,7 @@ class PostgresqlStore:
             "ON account_id = wanted.a AND request_id = wanted.r"
         )
         accounts, names = [key[0] for key in wanted], [key[1] for key in wanted]
-        return [_hold(row) for row in self._connection.execute(sql, (accounts, names)).fetchall()]
+        return [HoldState._make(row) for row in self._connection.execute(sql, (accounts, names)).fetchall()]
 
     def lots(self, account_ids: Iterable[int]) -> list[LotState]:
         """See :class:`Store`."""
@@ -186,18 +185,18 @@ class PostgresqlStore:
                 rows,
             )
         if book.new_holds:
-            holds = [_hold_row(hold) for hold in book.new_holds.values()]
-            self._insert("hold", _HOLD, "bigint bigint bigint int bigint int bigint text text", holds)
+            types = "bigint bigint bigint int bigint int bigint text text"
+            self._insert("hold", _HOLD, types, book.new_holds.values())
         if book.deleted_holds:
             self._connection.execute("DELETE FROM hold WHERE id = ANY(%s)", (book.deleted_holds,))
         if book.ended_holds:
-            ended = [(hold.id, int(hold.status)) for hold in book.ended_holds.values()]
+            ended = [(hold.id, hold.status) for hold in book.ended_holds.values()]
             self._update("hold", "id state", "bigint int", ended)
         if book.new_transfers:
             types = (
                 "bigint bigint bigint bigint int bigint bigint bigint bytea int bigint bigint bigint bigint bigint text"
             )
-            self._insert("transfer", _TRANSFER, types, [_transfer_row(transfer) for transfer in book.new_transfers])
+            self._insert("transfer", _TRANSFER, types, book.new_transfers)
         if changed := book.changed_accounts - book.new_accounts.keys():
             self._update(
                 "account",
@@ -213,7 +212,7 @@ class PostgresqlStore:
             self._update("lot", "id remaining expired", "bigint bigint bigint", left)
         book.clear_writes()
 
-    def _insert(self, table: str, columns: str, types: str, rows: Sequence[Sequence[Any]]) -> None:
+    def _insert(self, table: str, columns: str, types: str, rows: Iterable[Sequence[Any]]) -> None:
         sql = f"INSERT INTO {table} ({columns}) SELECT * FROM unnest({_arrays(types)})"
         self._connection.execute(sql, [list(column) for column in zip(*rows, strict=True)])
 
@@ -237,26 +236,6 @@ class PostgresqlStore:
 
 def _arrays(types: str) -> str:
     return ", ".join(f"%s::{name}[]" for name in types.split())
-
-
-def _hold(row: Sequence[Any]) -> HoldState:
-    hold = HoldState(*row)
-    hold.status = HoldStatus(hold.status)
-    return hold
-
-
-def _hold_row(hold: HoldState) -> tuple[Any, ...]:
-    return (
-        hold.id,
-        hold.account_id,
-        hold.amount,
-        int(hold.status),
-        hold.expires_at_ms,
-        hold.price_version,
-        hold.input_tokens,
-        hold.request_id,
-        hold.run_id,
-    )
 
 
 def _lot_row(lot: LotState) -> tuple[Any, ...]:
@@ -287,22 +266,3 @@ def _changed_account_row(account: AccountState, *, id_first: bool = False) -> tu
         account.next_expiry_at_ms,
     )
     return (account.id, *values) if id_first else (*values, account.id)
-
-
-def _transfer_row(transfer: TransferRow) -> tuple[Any, ...]:
-    usage = transfer.usage
-    tokens = (usage.input, usage.cache_read, usage.cache_write, usage.output, usage.reasoning) if usage else (None,) * 5
-    return (
-        transfer.id,
-        transfer.account_id,
-        transfer.seq,
-        transfer.previous_id,
-        int(transfer.code),
-        transfer.amount,
-        transfer.balance_after,
-        transfer.at_ms,
-        transfer.hash,
-        transfer.price_version,
-        *tokens,
-        transfer.reference,
-    )

@@ -349,7 +349,7 @@ def _load_holds(store: Store, book: Book, commands: Sequence[Command], *, carefu
 
 
 def _may_be_settled(hold: HoldState | None) -> bool:
-    return hold is None or hold.status is HoldStatus.SETTLED
+    return hold is None or hold.status == HoldStatus.SETTLED
 
 
 def _decide(book: Book, item: _Item) -> None:

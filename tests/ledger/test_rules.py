@@ -156,7 +156,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert account.balance == self.balance
         assert account.held == sum(self.open.values())
-        held = [hold.amount for hold in self.book.holds.values() if hold.status is HoldStatus.PLACED]
+        held = [hold.amount for hold in self.book.holds.values() if hold.status == HoldStatus.PLACED]
         assert account.held == sum(held)
 
     @invariant()
