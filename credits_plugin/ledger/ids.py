@@ -17,6 +17,7 @@ EPOCH_MS: Final = 1_735_689_600_000
 """2025-01-01T00:00:00Z. 41 bits of milliseconds from here reach the year 2094."""
 _NODE_BITS: Final = 12
 _COUNTER_BITS: Final = 9
+_COUNTER_MASK: Final = (1 << _COUNTER_BITS) - 1
 _SHIFT: Final = _NODE_BITS + _COUNTER_BITS + 1
 _MAX_EXTERNAL_ID: Final = 255
 
@@ -44,8 +45,7 @@ class IdMaker:
         ticks = (self._clock() - EPOCH_MS) << _COUNTER_BITS
         with self._lock:
             self._ticks = ticks = max(ticks, self._ticks + 1)
-        milliseconds, counter = divmod(ticks, 1 << _COUNTER_BITS)
-        return milliseconds << _SHIFT | self._node | counter << 1
+        return ticks >> _COUNTER_BITS << _SHIFT | self._node | (ticks & _COUNTER_MASK) << 1
 
 
 def companion_id(identifier: int) -> int:

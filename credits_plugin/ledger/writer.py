@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, overload
 
 import peewee
@@ -27,7 +27,6 @@ from .entries import (
     Command,
     ExpireHold,
     ExpireLots,
-    HoldState,
     HoldStatus,
     Placed,
     PlaceHold,
@@ -48,6 +47,7 @@ logger = logging.getLogger(__name__)
 MAX_BATCH: Final = 512
 """Commands per transaction. Larger batches gain nothing measurable and make the first caller wait."""
 _RETRIES: Final = 6
+_ENDS: Final = (SettleHold, ReleaseHold, ExpireHold)
 _FIRST_PAUSE_S: Final = 0.02
 # Set-wise SQL raises the driver's own errors; this is what Peewee turns its queries' errors into its own with.
 _driver_errors: Final = peewee.__exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
@@ -101,7 +101,9 @@ class Transaction:
             LedgerError: the rules refuse it; the unit of work may go on or let it propagate.
         """
         self._require_declared(command.account_id)
-        _load_holds(self._store, self._book, [command], careful=False)
+        needs = _Needs()
+        needs.add(command, careful=False)
+        _load_holds(self._store, self._book, needs)
         answer = decide(self._book, command)
         self._store.flush(self._book)
         return answer
@@ -249,7 +251,6 @@ class LedgerWriter:
     def _run_alone(self, item: _Item) -> None:
         """Run one command in a transaction of its own, careful of what an earlier try may have left."""
         for _ in range(2):  # another host may have written the same new row a moment ago; then it is there now
-            item.answer = item.error = None
             try:
                 self._attempt([item], careful=True)
                 return
@@ -275,20 +276,24 @@ class LedgerWriter:
             stack.enter_context(self._store.transaction())
             book = self._load(batch, careful=careful)
             for index, item in enumerate(batch):
-                if isinstance(item.command, Work):
-                    book = self._run_work(item, book, batch[index:])
-                else:
-                    _decide(book, item)
+                item.answer = item.error = None
+                command = item.command
+                if isinstance(command, Work):
+                    book = self._run_work(item, command, book, batch[index:])
+                    continue
+                try:
+                    item.answer = decide(book, command)
+                except Exception as error:  # noqa: BLE001 - a command that raises fails alone
+                    item.error = error
             self._store.flush(book)
 
-    def _run_work(self, item: _Item, book: Book, rest: Sequence[_Item]) -> Book:
+    def _run_work(self, item: _Item, work: Work, book: Book, rest: Sequence[_Item]) -> Book:
         """Run a unit of work under its savepoint; if it raised, go on with a book read anew."""
-        assert isinstance(item.command, Work)  # noqa: S101 - narrows the type for the reader and mypy
         self._store.flush(book)
         try:
             with _driver_errors, self.database.primary.savepoint():
-                transaction = Transaction(self._store, book, item.command.account_ids, new_id=self._new_id)
-                item.answer = item.command.run(transaction)
+                transaction = Transaction(self._store, book, work.account_ids, new_id=self._new_id)
+                item.answer = work.run(transaction)
                 self._store.flush(book)
         except (peewee.OperationalError, peewee.InterfaceError):
             raise  # the connection's state is unknown: the batch is run again
@@ -300,64 +305,71 @@ class LedgerWriter:
     def _load(self, batch: Sequence[_Item], *, careful: bool) -> Book:
         """Read what the batch's commands decide on: one statement each for accounts, holds and lots."""
         store, book = self._store, Book()
-        commands: list[Command] = []
-        account_ids: set[int] = set()
-        need_lots: set[int] = set()
+        needs = _Needs()
         for item in batch:
-            command = item.command
-            if isinstance(command, Work):
-                account_ids.update(command.account_ids)
-                need_lots.update(command.account_ids)
-                continue
-            commands.append(command)
-            account_ids.add(command.account_id)
-            if isinstance(command, PostTransfer | ExpireLots):
-                need_lots.add(command.account_id)
-        book.accounts = {account.id: account for account in store.accounts(account_ids)}
+            needs.add(item.command, careful=careful)
+        book.accounts = {account.id: account for account in store.accounts(needs.accounts)}
         now = now_ms()
         for account in book.accounts.values():
             if account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= now:
-                need_lots.add(account.id)
-        if need_lots:
-            book.lots = {account_id: [] for account_id in need_lots}
-            for lot in store.lots(need_lots):
+                needs.lots.add(account.id)
+        if needs.lots:
+            book.lots = {account_id: [] for account_id in needs.lots}
+            for lot in store.lots(needs.lots):
                 book.lots[lot.account_id].append(lot)
-        _load_holds(store, book, commands, careful=careful)
+        _load_holds(store, book, needs)
         return book
 
 
-def _load_holds(store: Store, book: Book, commands: Sequence[Command], *, careful: bool) -> None:
-    """Add the holds that the commands name, and the transfers that prove those that are gone.
+@dataclass(slots=True)
+class _Needs:
+    """The rows that a batch's commands decide on."""
 
-    ``careful``: also look whether the rows that the commands would write exist, after a commit of unknown outcome.
-    """
-    ends = {command.hold_id for command in commands if isinstance(command, SettleHold | ReleaseHold | ExpireHold)}
-    placements = [command for command in commands if isinstance(command, PlaceHold)]
-    keys = {(command.account_id, command.request_id) for command in placements if command.request_id is not None}
-    transfer_ids: set[int] = set()
-    if careful:
-        ends |= {command.hold_id for command in placements}
-        transfer_ids = {command.transfer_id for command in commands if isinstance(command, PostTransfer | ExpireLots)}
-    ends -= book.holds.keys()
-    for hold in [*(store.holds(ends) if ends else ()), *(store.requests(keys) if keys else ())]:
+    accounts: set[int] = field(default_factory=set)
+    lots: set[int] = field(default_factory=set)
+    holds: set[int] = field(default_factory=set)
+    requests: set[tuple[int, str]] = field(default_factory=set)
+    transfers: set[int] = field(default_factory=set)
+
+    def add(self, command: Command | Work, *, careful: bool) -> None:
+        """Add what one command needs.
+
+        ``careful``: also the rows that it would write, after a commit of unknown outcome.
+        """
+        if isinstance(command, PlaceHold):
+            self.accounts.add(command.account_id)
+            if command.request_id is not None:
+                self.requests.add((command.account_id, command.request_id))
+            if careful:
+                self.holds.add(command.hold_id)
+        elif isinstance(command, _ENDS):
+            self.accounts.add(command.account_id)
+            self.holds.add(command.hold_id)
+        elif isinstance(command, Work):
+            self.accounts.update(command.account_ids)
+            self.lots.update(command.account_ids)
+        else:
+            self.accounts.add(command.account_id)
+            self.lots.add(command.account_id)
+            if careful:
+                self.transfers.add(command.transfer_id)
+
+
+def _load_holds(store: Store, book: Book, needs: _Needs) -> None:
+    """Add the holds that are needed, and the transfers that prove those that are gone."""
+    wanted = needs.holds - book.holds.keys()
+    found = store.holds(wanted) if wanted else []
+    if needs.requests:
+        found += store.requests(needs.requests)
+    for hold in found:
         known = book.holds.setdefault(hold.id, hold)
         if known.request_id is not None:
             book.requests[known.account_id, known.request_id] = known.id
-    transfer_ids |= {hold_id for hold_id in ends if _may_be_settled(book.holds.get(hold_id))}
-    if transfer_ids:
-        book.settled.update({row[0]: (row[1], row[2]) for row in store.transfers(transfer_ids)})
-
-
-def _may_be_settled(hold: HoldState | None) -> bool:
-    return hold is None or hold.status == HoldStatus.SETTLED
-
-
-def _decide(book: Book, item: _Item) -> None:
-    assert not isinstance(item.command, Work)  # noqa: S101 - narrows the type for the reader and mypy
-    try:
-        item.answer = decide(book, item.command)
-    except Exception as error:  # noqa: BLE001 - a command that raises fails alone
-        item.error = error
+    holds = book.holds
+    gone = {hold_id for hold_id in wanted if hold_id not in holds or holds[hold_id].status == HoldStatus.SETTLED}
+    gone |= needs.transfers
+    if gone:
+        book.settled.update({row[0]: (row[1], row[2]) for row in store.transfers(gone)})
 
 
 def _unknown(error: Exception) -> OutcomeUnknown:
@@ -366,10 +378,9 @@ def _unknown(error: Exception) -> OutcomeUnknown:
 
 def _answer(batch: Sequence[_Item]) -> None:
     """Answer every caller: one call into each event loop, whatever the number of its callers."""
-    by_loop: dict[asyncio.AbstractEventLoop | None, list[_Item]] = {}
-    for item in batch:
-        by_loop.setdefault(item.loop, []).append(item)
-    for loop, items in by_loop.items():
+    loops = {item.loop for item in batch}
+    for loop in loops:
+        items = batch if len(loops) == 1 else [item for item in batch if item.loop is loop]
         if loop is None:
             _resolve(items)
         else:
