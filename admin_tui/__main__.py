@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = replace(settings, database_url=options.database)
         backend = open_backend(settings, actor=options.actor, is_read_only=options.read_only)
     except CreditsError as error:
-        print(f"credits-admin: {error.message}", file=sys.stderr)
+        print(f"credits-admin: {' '.join(error.message.split())}", file=sys.stderr)
         return 2
     app = AdminApp(backend)
     app.run()

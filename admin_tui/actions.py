@@ -84,7 +84,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "back",
         ("escape", "h"),
         "back",
-        "End the filter, or go back; never leaves the program",
+        "End the filter, or go back; never quits",
         (Where.SCREEN,),
         barred=True,
     ),

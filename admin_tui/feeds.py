@@ -69,6 +69,12 @@ class TableFeed(Generic[Row]):
             self._table.move_to(0 if end is End.FIRST else window.rows - 1)
         await self.load()
 
+    async def show(self, source: Source[Row]) -> None:
+        """Show another list from its start."""
+        async with self._lock:  # whoever is reading finishes with the list that it began
+            self.source = source
+        await self.reload()
+
     async def load(self) -> None:
         """Read what is missing in view, until nothing is."""
         async with self._lock:

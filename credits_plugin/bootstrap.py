@@ -39,6 +39,7 @@ class Credits:
     hooks: HookCaller | None = None
     metering: Metering = field(init=False)
     _jobs: asyncio.Task[None] | None = field(default=None, init=False)
+    _closed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.metering = Metering(
@@ -81,8 +82,10 @@ class Credits:
 
     def close_sync(self) -> None:
         """Write what is queued and close every connection, for code without an event loop."""
-        self.writer.close()
-        self.reads.close()
+        if not self._closed:
+            self._closed = True
+            self.writer.close()
+            self.reads.close()
         self.database.close_thread()
 
     async def _settle_call(self, _request: AIRequest, hold: Hold, outcome: Outcome) -> None:

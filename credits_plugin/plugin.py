@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -64,8 +65,15 @@ class CreditsPlugin:
 
     @hookimpl
     def provide_web_app(self) -> web.Application:
-        """Return the API's sub-application; ``mount`` finds the pages' one on it."""
-        return create_app(self.credits, self._resolve_account)
+        """Return the API's sub-application, with the pages' one on it for ``mount``; the service runs as long."""
+        app = create_app(self.credits, self._resolve_account)
+        app.cleanup_ctx.append(self._run_service)
+        return app
+
+    async def _run_service(self, _app: web.Application) -> AsyncIterator[None]:
+        await self.credits.start()
+        yield
+        await self.credits.close()
 
     async def _resolve_account(self, http_request: web.Request) -> str | None:
         if self.credits.hooks is None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from string import Template
 from typing import Any, Final
 
@@ -39,11 +40,12 @@ from credits_plugin import (
     hookimpl,
     load_settings,
 )
-from credits_plugin.bootstrap import Credits, build
+from credits_plugin.bootstrap import build
 from credits_plugin.plugin import CreditsPlugin
 from credits_plugin.web import mount, refusal_response
 
 USERS: Final = {"alice": "demo", "bob": "demo", "carla": "demo"}
+PAGES: Final = Path(__file__).with_name("chat_page")
 COOKIE: Final = "agent_session"
 SESSION_S: Final = 12 * 3600
 SYSTEM_PROMPT: Final = "You are a helpful assistant. Answer briefly."
@@ -67,7 +69,6 @@ class AgentSettings:
 AGENT: Final = web.AppKey("agent", AgentSettings)
 PROVIDER: Final = web.AppKey("provider", aiohttp.ClientSession)
 HOOKS: Final = web.AppKey("hooks", HookCaller)
-SERVICE: Final = web.AppKey("service", Credits)
 
 
 # credits: from here to the next mark is what a host adds, besides the three lines marked in `chat` and `serve`.
@@ -82,11 +83,6 @@ class HostPlugin:
         """Name the account of a request to the credits' pages; the session cookie alone decides."""
         return user_of(http_request, self._app[AGENT].session_key)
 
-    @hookimpl
-    def credits_ready(self, service: Credits) -> None:
-        """Keep the service for its background jobs."""
-        self._app[SERVICE] = service
-
 
 def plug_in_credits(app: web.Application, settings: Settings | None) -> None:
     """Load the plugin: built here from ``settings``, or by entry point and then configured by the environment."""
@@ -99,14 +95,6 @@ def plug_in_credits(app: web.Application, settings: Settings | None) -> None:
         plugin_manager.register(CreditsPlugin(build(settings)))
     app[HOOKS] = HookCaller(plugin_manager)
     mount(app, plugin_manager)
-    app.cleanup_ctx.append(run_credits)
-
-
-async def run_credits(app: web.Application) -> AsyncIterator[None]:
-    """Run the plugin's background jobs (expiry of holds and credits) as long as the host."""
-    await app[SERVICE].start()
-    yield
-    await app[SERVICE].close()
 
 
 # credits: end of the plugin's share.
@@ -124,7 +112,7 @@ def create_app(agent: AgentSettings, settings: Settings | None) -> web.Applicati
     app.router.add_get("/chat", show_chat)
     app.router.add_post("/api/chat", chat)
     app.router.add_get("/healthz", show_health)
-    app.router.add_get("/static/{name}", serve_static)
+    app.router.add_static("/static", PAGES)
     return app
 
 
@@ -166,7 +154,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
         return problem(401, "unauthenticated", "Sign in first.")
     try:
         ai_request = parse_chat(await request.json(), user=user, model=request.app[AGENT].model)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return problem(400, "invalid_value", str(error))
     hold = await request.app[HOOKS].before_ai_request(ai_request)  # credits: 1. reserve what it can cost,
     if isinstance(hold, Refusal):
@@ -309,8 +297,9 @@ def sign(value: str, key: bytes) -> str:
 
 def user_of(request: web.Request, key: bytes) -> str | None:
     """Return who is signed in, by the cookie ``user.expiry.signature``; None without a valid one."""
-    value, _, signature = request.cookies.get(COOKIE, "").rpartition(".")
-    if not hmac.compare_digest(signature.encode(), sign(value, key).encode()):
+    cookie = request.cookies.get(COOKIE, "")
+    value, _, signature = cookie.rpartition(".")
+    if not cookie.isascii() or not hmac.compare_digest(signature, sign(value, key)):
         return None
     user, _, expires = value.rpartition(".")
     return user if int(expires) > time.time() else None
@@ -322,7 +311,7 @@ async def show_login(request: web.Request, *, failed: bool = False) -> web.Respo
         raise web.HTTPSeeOther("/chat")
     notice = '<p class="notice" role="alert">That password is not right.</p>' if failed else ""
     options = "".join(f"<option>{html.escape(user)}</option>" for user in USERS)
-    return page(LOGIN, status=401 if failed else 200, options=options, notice=notice)
+    return page("login.html", status=401 if failed else 200, options=options, notice=notice)
 
 
 async def log_in(request: web.Request) -> web.Response:
@@ -347,11 +336,10 @@ async def log_out(_request: web.Request) -> web.Response:
 
 async def show_chat(request: web.Request) -> web.Response:
     """Show the chat page."""
-    user, mounted = user_of(request, request.app[AGENT].session_key), request.app[SERVICE].settings
+    user = user_of(request, request.app[AGENT].session_key)
     if user is None:
         raise web.HTTPSeeOther("/")
-    model = html.escape(request.app[AGENT].model)
-    return page(CHAT, user=html.escape(user), model=model, api=mounted.prefix, pages=mounted.pages_prefix)
+    return page("chat.html", user=html.escape(user), model=html.escape(request.app[AGENT].model))
 
 
 async def show_health(_request: web.Request) -> web.Response:
@@ -359,21 +347,13 @@ async def show_health(_request: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
 
-async def serve_static(request: web.Request) -> web.Response:
-    """Serve the chat page's script and style."""
-    files = {"chat.js": (SCRIPT, "text/javascript"), "chat.css": (STYLE, "text/css")}
-    if request.match_info["name"] not in files:
-        raise web.HTTPNotFound
-    text, content_type = files[request.match_info["name"]]
-    return web.Response(text=text, content_type=content_type)
-
-
-def page(template: Template, *, status: int = 200, **fields: str) -> web.Response:
-    """Return a page; nothing runs or loads that is not served from here."""
+def page(name: str, *, status: int = 200, **fields: str) -> web.Response:
+    """Return a page with its fields filled in; nothing runs or loads that is not served from here."""
     policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
     policy += "; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
-    return web.Response(text=template.substitute(fields), status=status, content_type="text/html", headers=headers)
+    text = Template((PAGES / name).read_text(encoding="utf-8")).substitute(fields)
+    return web.Response(text=text, status=status, content_type="text/html", headers=headers)
 
 
 def main() -> None:
@@ -389,159 +369,6 @@ def main() -> None:
     settings = None if get("AGENT_LOAD") == "entrypoint" else load_settings()
     web.run_app(create_app(agent, settings), host=get("AGENT_HOST", "127.0.0.1"), port=int(get("AGENT_PORT", "8080")))
 
-
-HEAD: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Agent</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,"><link rel="stylesheet" href="/static/chat.css"></head>"""
-
-LOGIN: Final = Template(f"""{HEAD}<body class="login"><main class="card"><h1>Agent</h1>
-<p class="quiet">A demo agent with prepaid credits. Choose a user; the password is <b>demo</b>.</p>$notice
-<form method="post" action="/login"><label>User<select name="user">$options</select></label>
-<label>Password<input type="password" name="password" autocomplete="current-password" required autofocus></label>
-<button>Sign in</button></form></main></body></html>""")
-
-CHAT: Final = Template(f"""{HEAD}<body data-api="$api"><header><b class="brand">Agent</b>
-<a class="balance" href="$pages"><b id="balance">…</b><span> credits</span></a><a class="buy" href="$pages#buy">Buy</a>
-<form method="post" action="/logout"><button class="plain"><span>$user</span> <u>Sign out</u></button></form>
-</header><main id="log" aria-live="polite"><section id="welcome"><h1>What shall we talk about?</h1>
-<p class="quiet">You are talking to <b>$model</b>. Each answer shows what it cost.</p><p class="ideas">
-<button class="idea">Who are you?</button><button class="idea">Count: prepaid credits are never lost</button>
-<button class="idea">Repeat 60 times: stop me in the middle,</button></p></section></main>
-<form id="composer"><textarea id="message" rows="1" maxlength="20000" placeholder="Write a message" aria-label="Message"
-autofocus></textarea><button id="send">Send</button></form><script src="/static/chat.js"></script></body></html>""")
-
-SCRIPT: Final = r""""use strict";
-const byId = (id) => document.getElementById(id);
-const log = byId("log"), send = byId("send"), input = byId("message"), history = [];
-let running = null;
-const credits = (amount) => Number(amount.credits).toLocaleString("en", { maximumFractionDigits: 4 });
-const read = async (path) => (await fetch(document.body.dataset.api + path)).json();
-const showBalance = async () => { byId("balance").textContent = credits((await read("/balance")).available); };
-
-function add(parent, tag, className, text = "") {
-  const element = parent.appendChild(Object.assign(document.createElement(tag), { className, textContent: text }));
-  log.scrollTop = log.scrollHeight;
-  return element;
-}
-
-async function showCost(bubble, holdId, stopped) {  // a charge has the id of its hold
-  let charge;
-  for (let attempts = stopped ? 12 : 1; attempts > 0 && !charge; attempts -= 1) {
-    if (stopped) await new Promise((done) => setTimeout(done, 250));  // the host settles when it notices
-    charge = (await read("/transactions")).transactions.find((transaction) => transaction.id === holdId);
-  }
-  const tokens = Object.values(charge?.usage ?? {}).reduce((sum, count) => sum + count, 0);
-  const cost = charge && `${credits(charge.amount).replace("-", "")} credits · ${tokens} tokens`
-    + (stopped ? ", estimated up to where you stopped" : "");
-  add(bubble, "p", "cost", cost ?? "Not charged");
-  await showBalance();
-}
-
-function showProblem(bubble, problem) {
-  bubble.className += " problem";
-  bubble.firstChild.textContent = problem.detail;
-  if (problem.purchase_url) add(bubble, "a", "buy", "Buy credits").href = problem.purchase_url;
-}
-
-async function readAnswer(response, answer) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "", part;
-  while (!(part = await reader.read()).done) {
-    const events = (rest + part.value).split("\n\n");
-    rest = events.pop();
-    for (const event of events.map((text) => JSON.parse(text.slice(6)))) {
-      answer.textContent += event.delta ?? "";
-      if (event.error) add(answer.parentElement, "p", "cost", event.error);
-    }
-    log.scrollTop = log.scrollHeight;
-  }
-}
-
-async function ask(message) {
-  byId("welcome")?.remove();
-  add(log, "article", "mine", message);
-  const bubble = add(log, "article", "theirs"), answer = add(bubble, "div", "text");
-  const body = JSON.stringify({ message, history, stream: true });
-  running = new AbortController();
-  send.textContent = "Stop";
-  let holdId = null, stopped = false;
-  try {
-    const options = { method: "POST", headers: { "Content-Type": "application/json" }, body, signal: running.signal };
-    const response = await fetch("/api/chat", options);
-    if (!response.ok) return showProblem(bubble, await response.json());
-    holdId = response.headers.get("X-Hold-Id");
-    await readAnswer(response, answer);
-  } catch (error) {
-    stopped = true;
-    if (error.name !== "AbortError") showProblem(bubble, { detail: "The connection was lost." });
-  } finally {
-    running = null;
-    send.textContent = "Send";
-    if (holdId) {
-      history.push({ role: "user", content: message }, { role: "assistant", content: answer.textContent });
-      await showCost(bubble, holdId, stopped);
-    }
-  }
-}
-
-byId("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const message = input.value.trim();
-  if (running) return running.abort();
-  input.value = "";
-  if (message) ask(message);
-});
-input.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  if (!running) byId("composer").requestSubmit();
-});
-for (const idea of document.querySelectorAll(".idea")) idea.addEventListener("click", () => ask(idea.textContent));
-showBalance();
-"""
-
-STYLE: Final = """:root { color-scheme: light dark; --page: #f6f7fb; --surface: #fff; --line: #dfe2ec; --text: #171a26;
-  --quiet: #565d74; --accent: #4338ca; --on-accent: #fff; --notice: #fff4d6; --notice-text: #6b4300; }
-@media (prefers-color-scheme: dark) { :root { --page: #10121a; --surface: #191c27; --line: #2e3344; --text: #eceef6;
-  --quiet: #a5acc2; --accent: #a5b0ff; --on-accent: #14162a; --notice: #3a2f10; --notice-text: #ffdf94; } }
-* { box-sizing: border-box; }
-body { margin: 0; height: 100dvh; display: flex; flex-direction: column; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; }
-.quiet { color: var(--quiet); margin: 0 0 1.2rem; }
-header, #log, #composer { display: flex; padding: .7rem max(1rem, (100% - 46rem) / 2); }
-header { align-items: center; gap: .8rem; background: var(--surface); border-bottom: 1px solid var(--line); }
-.brand { font-size: 1.15rem; margin-right: auto; }
-.brand::before { content: ""; display: inline-block; width: .75em; height: .75em; margin-right: .5em;
-  border-radius: 50%; background: var(--accent); }
-.balance { color: inherit; text-decoration: none; font-variant-numeric: tabular-nums; white-space: nowrap; }
-button, .buy { font: inherit; font-weight: 600; cursor: pointer; background: var(--accent); color: var(--on-accent);
-  border: 1px solid transparent; border-radius: .6rem; padding: .5rem 1.1rem; text-decoration: none; }
-button.plain { background: none; color: var(--quiet); font-weight: 400; padding-inline: 0; white-space: nowrap; }
-@media (max-width: 30rem) { .plain span, .balance span { display: none; } }
-#log { flex: 1; overflow-y: auto; flex-direction: column; gap: .8rem; scrollbar-width: thin; }
-#welcome { margin: auto; text-align: center; }
-.ideas { display: flex; flex-wrap: wrap; gap: .6rem; justify-content: center; margin: 0; }
-.idea { border-color: var(--line); background: var(--surface); color: var(--text); font-weight: 400; }
-article { max-width: 85%; padding: .7rem 1rem; border-radius: 1rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-.mine { align-self: flex-end; background: var(--accent); color: var(--on-accent); }
-.theirs { align-self: flex-start; background: var(--surface); border: 1px solid var(--line); }
-.text:empty::before { content: "…"; color: var(--quiet); }
-.cost { margin: .4rem 0 0; color: var(--quiet); font-size: .85rem; font-variant-numeric: tabular-nums; }
-.problem, .notice { background: var(--notice); color: var(--notice-text); border-color: transparent; }
-.problem .buy { display: block; width: max-content; margin-top: .7rem; }
-#composer { gap: .6rem; padding-bottom: 1rem; }
-textarea, input, select { font: inherit; color: inherit; background: var(--surface); border: 1px solid var(--line);
-  border-radius: .6rem; padding: .6rem .8rem; width: 100%; }
-textarea { resize: none; field-sizing: content; max-height: 9rem; }
-:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.login { justify-content: center; padding: 1rem; }
-.card { width: 100%; max-width: 24rem; margin-inline: auto; padding: 1.8rem; background: var(--surface);
-  border: 1px solid var(--line); border-radius: 1rem; }
-.card form, .card label { display: grid; gap: .35rem; }
-.card form { gap: 1rem; }
-.notice { border-radius: .6rem; padding: .6rem .9rem; margin: 0 0 1rem; }
-"""
 
 if __name__ == "__main__":
     main()

@@ -35,6 +35,7 @@ from .payments import PaymentsScreen
 
 _WIDE = 118
 _HIGH = 30
+_HOLDS = 100
 
 
 class AccountScreen(TableScreen[TransferLine]):
@@ -97,7 +98,7 @@ class AccountScreen(TableScreen[TransferLine]):
 
     async def refresh_view(self) -> None:
         """Bring the ledger and the panels up to date."""
-        await self.feed.refresh()
+        await super().refresh_view()
         await self._read_facts()
 
     async def _read_facts(self) -> None:
@@ -116,7 +117,7 @@ class AccountScreen(TableScreen[TransferLine]):
         return AccountFacts(
             balance,
             queries.chain_sums(database, self._account_id, after_seq=after_seq),
-            queries.open_holds(database, self._account_id),
+            queries.open_holds(database, self._account_id, limit=_HOLDS),
             queries.account_lots(database, self._account_id),
             self.backend.clock(),
         )
@@ -124,6 +125,10 @@ class AccountScreen(TableScreen[TransferLine]):
     def _show(self, facts: AccountFacts) -> None:
         self._balance.show(balance_lines(facts))
         self._why.show(why_lines(facts), title=why_title(facts))
-        self._holds.show(hold_lines(facts), title=f"Open holds ({len(facts.holds)})")
+        self._holds.show(hold_lines(facts), title=f"Open holds ({_counted(len(facts.holds))})")
         self._lots.show(lot_lines(facts), title=f"Lots ({len(facts.lots)})")
         self._slim.show(slim_lines(facts))
+
+
+def _counted(holds: int) -> str:
+    return f"{holds}{'+' if holds == _HOLDS else ''}"

@@ -9,7 +9,7 @@ from typing import Final
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.queries import Balance, ChainSums, CodeSum, LotLine, OpenHold
 
-from ..formats import MINUS, code_text, credits_text, duration_text, full_time_text, signed_credits
+from ..formats import MINUS, code_text, credits_text, duration_text, signed_credits
 from ..widgets.panels import Line
 from ..widgets.virtual_table import Cell, Tone
 
@@ -30,9 +30,11 @@ class AccountFacts:
 
 
 def merge_sums(known: ChainSums | None, newer: ChainSums | None) -> ChainSums | None:
-    """Join the sums of a chain with those of the transfers that came after it."""
+    """Join the sums of a chain with those of the transfers that came after it; across a gap only the newer count."""
     if known is None or newer is None:
         return newer or known
+    if newer.oldest_seq != known.newest_seq + 1:
+        return newer
     by_code = dict(known.by_code)
     for code, part in newer.by_code.items():
         earlier = by_code.get(code, CodeSum(0, 0))
@@ -48,7 +50,7 @@ def balance_lines(facts: AccountFacts) -> list[Line]:
         _number("held", account.held, Tone.WARNING if account.held else Tone.MUTED),
         _number("balance", account.balance, Tone.BAD if account.balance < 0 else Tone.PLAIN),
         [Cell("next expiry ", Tone.MUTED), _expiry(account.next_expiry_at_ms, facts.at_ms)],
-        [Cell(f"{account.transfers:,} transfers since {full_time_text(account.created_at_ms)[:10]}", Tone.MUTED)],
+        [Cell(f"{account.transfers:,} transfers", Tone.MUTED)],
         [Cell(account.email or "no e-mail known", Tone.MUTED)],
     ]
 
@@ -110,8 +112,8 @@ def slim_lines(facts: AccountFacts) -> list[Line]:
         ],
         [*verdict, Cell(shown or "no transfer yet")],
         [
-            Cell(f"{len(facts.holds)} open holds", Tone.WARNING if facts.holds else Tone.MUTED),
-            Cell(f"  {len(facts.lots)} lots  next expiry ", Tone.MUTED),
+            Cell(f"open holds {len(facts.holds)}", Tone.WARNING if facts.holds else Tone.MUTED),
+            Cell(f"  lots {len(facts.lots)}  next expiry ", Tone.MUTED),
             _expiry(account.next_expiry_at_ms, facts.at_ms),
         ],
     ]
@@ -153,14 +155,14 @@ def _lot_line(lot: LotLine, at_ms: int) -> Line:
     name = code_text(lot.code) if lot.code else "lot"
     return [
         Cell(f"{credits_text(lot.remaining)} "),
-        Cell(f"{name} ", Tone.MUTED),
-        _expiry(lot.expires_at_ms, at_ms),
+        *([_expiry(lot.expires_at_ms, at_ms), Cell(" ")] if lot.expires_at_ms is not None else []),
+        Cell(name, Tone.MUTED),
     ]
 
 
 def _expiry(expires_at_ms: int | None, at_ms: int) -> Cell:
     if expires_at_ms is None:
-        return Cell("no expiry", Tone.MUTED)
+        return Cell("never", Tone.MUTED)
     if expires_at_ms <= at_ms:
         return Cell("due now", Tone.WARNING)
     return Cell(f"in {duration_text(expires_at_ms - at_ms)}")

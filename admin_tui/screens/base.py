@@ -80,12 +80,15 @@ class TableScreen(Screen[None], Generic[Row]):
         """Return the widgets above the table."""
         return ()
 
+    @abstractmethod
+    @abstractmethod
     def choose(self, row: Row) -> None:
         """Open a row."""
 
     async def refresh_view(self) -> None:
         """Bring everything in view up to date; runs every second while the screen is open."""
         await self.feed.refresh()
+        self.show_titles()
 
     # Its life
 
@@ -93,7 +96,8 @@ class TableScreen(Screen[None], Generic[Row]):
         """Yield bars, table, filter line."""
         backend = self.backend
         rights = "RO" if backend.is_read_only else "RW"
-        facts = (backend.database.name, f"admin:{backend.actor} {rights}")
+        keys = () if backend.settings.stripe_secret_key else ("no Stripe keys",)
+        facts = (*keys, backend.database.name, f"admin:{backend.actor} {rights}")
         yield TopBar(TABS, current=self.TAB, facts=facts, live=backend.settings.livemode)
         yield self.failure
         yield from self.above()
@@ -199,8 +203,7 @@ class TableScreen(Screen[None], Generic[Row]):
 
     @on(Input.Changed, "#filter")
     def _filter(self, event: Input.Changed) -> None:
-        self.feed.source = self.source(event.value.strip())
-        self.begin(self.feed.reload(), group="filter")
+        self.begin(self.feed.show(self.source(event.value.strip())), group="filter")
 
     @on(Input.Submitted, "#filter")
     def _keep_filter(self, event: Input.Submitted) -> None:

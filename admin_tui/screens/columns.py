@@ -37,10 +37,10 @@ def transfer_columns(backend: Backend, transfer_of: Callable[[Row], TransferLine
 
     return (
         Column("time (UTC)", 12, column(time_cell)),
-        Column("kind", 13, column(lambda line: Cell(code_text(line.code)))),
+        Column("kind", 13, column(lambda line: Cell(code_text(line.code))), drop=1),
         Column("amount", CREDITS_WIDTH, column(_amount), right=True),
-        Column("balance", CREDITS_WIDTH, column(_balance_after), right=True, drop=2),
-        Column("details", 16, column(lambda line: Cell(details_text(line), Tone.MUTED)), drop=1, grows=True),
+        Column("balance", CREDITS_WIDTH, column(_balance_after), right=True, drop=3),
+        Column("details", 16, column(lambda line: Cell(details_text(line), Tone.MUTED)), drop=2, grows=True),
     )
 
 

@@ -73,7 +73,7 @@ class PaymentScreen(TableScreen[RefundView]):
 
     async def refresh_view(self) -> None:
         """Bring payment and refunds up to date."""
-        await self.feed.refresh()
+        await super().refresh_view()
         found = await self.backend.read(lambda database: payment(database, self._payment.id))
         if found is not None:
             self._payment = found

@@ -161,7 +161,7 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
     def _success(self, made: RefundView) -> str:
         taken = credits_text(self._case.credits_for(made.amount_minor))
         money = format_money(made.amount_minor, made.currency)
-        return f"✓ {money} {made.status.replace('_', ' ')} · {made.stripe_refund_id} · {taken} credits taken back"
+        return f"✓ {money} {made.status.replace('_', ' ')} · {taken} credits taken back · {made.stripe_refund_id}"
 
     def _typed_amount(self) -> int | str:
         """Return the amount, or what is wrong with it."""

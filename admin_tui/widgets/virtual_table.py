@@ -133,6 +133,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.virtual_size = Size(self.size.width, row_count + 1)
         self._ask_for_missing()
         self.refresh()
+        self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
 
     def put_block(self, block: int, rows: Sequence[Row]) -> None:
         """Take rows ``block * BLOCK`` and on; the least recently used blocks are forgotten."""
@@ -248,6 +249,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.virtual_size = Size(event.size.width, self.row_count + 1)
         self.move_to(self.cursor)
         self._ask_for_missing()
+        self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
 
     def _fitted(self, width: int) -> tuple[tuple[Column[Row], int], ...]:
         if width != self._fitted_width:

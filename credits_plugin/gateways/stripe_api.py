@@ -62,11 +62,8 @@ class StripeGateway:
     async def session_of_intent(self, payment_intent_id: str) -> CheckoutSession | None:
         """See the protocol."""
         sessions = (await self._api()).v1.checkout.sessions
-        page = await _call(
-            lambda: sessions.list_async({"payment_intent": payment_intent_id, "limit": 1}),
-            lambda answer: answer["data"],
-        )
-        return stripe_objects.checkout_session(page[0]) if page else None
+        params: Any = {"payment_intent": payment_intent_id, "limit": 1}
+        return await _call(partial(sessions.list_async, params), _first_session)
 
     async def payment_intent(self, payment_intent_id: str) -> PaymentIntent:
         """See the protocol."""

@@ -51,7 +51,7 @@ def read_event(raw: bytes, signature: str, *, secrets: Sequence[str], now_ms: in
         type=event["type"],
         api_version=_printable(event.get("api_version")),
         livemode=event.get("livemode") is True,
-        connected_account=_printable(event.get("account")),
+        connected_account=_connected_account(event),
         created_at_ms=_created_ms(event.get("created"), now_ms=now_ms),
         object_id=_printable(data.get("id")),
         object=read_object(data),
@@ -111,6 +111,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(name: str) -> NoReturn:
     msg = f"{name} is not JSON"
     raise ValueError(msg)
+
+
+def _connected_account(event: dict[str, Any]) -> str | None:
+    """Return whose event it is, if not our own account's; whatever is there counts, readable or not."""
+    account = event.get("account")
+    return None if account is None else _printable(account) or "an unreadable one"
 
 
 def _created_ms(created: object, *, now_ms: int) -> int:

@@ -90,13 +90,14 @@ def account_window(
     step: int = 50,
 ) -> KeyWindow:
     """Return where the pages of ``accounts_page`` start, from the one following ``after``, or those of its end."""
-    source, parameters = accounts_starting_with(database, prefix)
-    later, bound = ("WHERE a.external_id > %s", [after]) if after is not None else ("", [])
     order = "DESC" if from_end else "ASC"
-    listed = f"SELECT a.external_id AS k0 FROM {source} a {later} ORDER BY k0 {order} LIMIT {COUNT_CAP + 1}"
+    source, parameters = listed_accounts(
+        database, "external_id", prefix=prefix, after=after, order=order, limit=COUNT_CAP + 1
+    )
+    listed = f"SELECT external_id AS k0 FROM ({source}) AS found ORDER BY k0 {order} LIMIT {COUNT_CAP + 1}"
     if from_end:
-        return _window_from_end(select(database, listed, [*parameters, *bound]), step=step)
-    rows = select(database, _every_nth(listed, ["k0"], order=order, step=step), [*parameters, *bound])
+        return _window_from_end(select(database, listed, parameters), step=step)
+    rows = select(database, _every_nth(listed, ["k0"], order=order, step=step), parameters)
     return _key_window(rows, first=after, step=step)
 
 
@@ -110,17 +111,29 @@ def _native(database: peewee.Database, sql: str, parameters: Sequence[Any]) -> l
     return list(database.execute_sql(sql, tuple(parameters)).fetchall())
 
 
-def accounts_starting_with(database: peewee.Database, prefix: str) -> tuple[str, list[str]]:
-    """Return what to select accounts from, and its parameters: the table, or those of an id or e-mail prefix."""
+def listed_accounts(
+    database: peewee.Database, columns: str, *, prefix: str, after: str | None, limit: int, order: str = "ASC"
+) -> tuple[str, list[Any]]:
+    """Return a SELECT of accounts by external id, and its parameters: all, or those of an id or e-mail prefix.
+
+    Each part is limited by itself, so that a prefix of a million ids reads no more than one of ten. The result is to be
+    ordered and limited again.
+    """
+    later, bound = ("external_id > %s", [after]) if after is not None else ("1 = 1", [])
+    one = f"SELECT {columns} FROM account WHERE {{}} AND {later} ORDER BY external_id {order} LIMIT {limit}"
     if not prefix:
-        return "account", []
-    mail = prefix.lower()
+        return one.format("1 = 1"), bound
+    by_id, id_bounds = _starts_with(database, "external_id", prefix)
+    by_mail, mail_bounds = _starts_with(database, "lower(email)", prefix.lower())
+    parts = (one.format(by_id), one.format(by_mail))
+    both = " UNION ".join(f"SELECT * FROM ({part}) AS part_{place}" for place, part in enumerate(parts))
+    return both, [*id_bounds, *bound, *mail_bounds, *bound]
+
+
+def _starts_with(database: peewee.Database, column: str, prefix: str) -> tuple[str, list[Any]]:
     if isinstance(database, peewee.SqliteDatabase):
-        condition, bounds = "{0} >= %s AND {0} < %s", [prefix, _after_prefix(prefix), mail, _after_prefix(mail)]
-    else:  # only LIKE means the same in every collation
-        condition, bounds = "{0} LIKE %s", [_like_prefix(prefix), _like_prefix(mail)]
-    ids, mails = condition.format("external_id"), condition.format("lower(email)")
-    return f"(SELECT * FROM account WHERE {ids} UNION SELECT * FROM account WHERE {mails})", bounds
+        return f"{column} >= %s AND {column} < %s", [prefix, _after_prefix(prefix)]
+    return f"{column} LIKE %s", [_like_prefix(prefix)]  # only LIKE means the same in every collation
 
 
 def _after_prefix(prefix: str) -> str:

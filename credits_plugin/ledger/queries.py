@@ -18,7 +18,7 @@ from hookspecs import Usage
 from ..models import SPARSE_INDEX_STEP
 from .entries import INCOMING, Code, HoldStatus, LotState
 from .ids import id_time_ms
-from .keysets import accounts_starting_with, select
+from .keysets import listed_accounts, select
 from .lots import attribute_spend, burn_down_order
 
 
@@ -144,12 +144,11 @@ def accounts_page(
 
     ``prefix`` keeps those whose external id, or e-mail address in any case, starts with it.
     """
-    source, parameters = accounts_starting_with(database, prefix)
-    later, bound = ("WHERE a.external_id > %s", [after]) if after is not None else ("", [])
+    source, parameters = listed_accounts(database, "*", prefix=prefix, after=after, limit=limit)
     rows = select(
         database,
-        f"SELECT {_ACCOUNT} FROM {source} a {later} ORDER BY a.external_id LIMIT %s",
-        [*parameters, *bound, limit],
+        f"SELECT {_ACCOUNT} FROM ({source}) AS a ORDER BY a.external_id LIMIT %s",
+        [*parameters, limit],
     )
     return [_balance(row) for row in rows]
 

@@ -10,8 +10,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-import peewee
-
 from ..errors import CreditsError
 from ..ledger.ids import now_ms
 from ..ledger.writer import Transaction
@@ -60,19 +58,21 @@ async def receive(shop: Shop, raw: bytes, signature: str) -> Receipt:
 
 
 async def _handle_twice(shop: Shop, event: StripeEvent) -> Receipt:
-    """Handle the event; if another host wrote the same new rows at the same moment, look at them and try once more."""
+    """Handle the event; if another host was at the same new rows at the same moment, look at them and try once more."""
     try:
         return await _handle(shop, event)
     except Exception as error:
-        if not _is_conflict(error):
+        if not _is_collision(error):
             raise
         return await _handle(shop, event)
 
 
-def _is_conflict(error: Exception) -> bool:
-    """Whether a unique row was there already. The ledger's set-wise SQL raises the driver's own error, whose class has
-    this name in every driver (PEP 249)."""
-    return any(kind.__name__ == "IntegrityError" for kind in type(error).__mro__)
+def _is_collision(error: Exception) -> bool:
+    """Whether a unique row was there already, or a deadlock was broken up.
+
+    The ledger's set-wise SQL raises the driver's own errors, whose classes have these names in every driver (PEP 249).
+    """
+    return any(kind.__name__ in {"IntegrityError", "OperationalError"} for kind in type(error).__mro__)
 
 
 async def _handle(shop: Shop, event: StripeEvent) -> Receipt:
@@ -98,7 +98,7 @@ async def _handle(shop: Shop, event: StripeEvent) -> Receipt:
 async def _note_failure(shop: Shop, event: StripeEvent, error: Exception) -> None:
     """Leave the event's row behind, in a unit of work of its own: the failed one was rolled back."""
     code = error.code if isinstance(error, CreditsError) else type(error).__name__
-    detail = f"{code}: {error}"
+    detail = f"{code}: {str(error).partition(chr(10))[0]}"  # further lines of a driver's error show values of rows
     logger.error("Stripe event %s (%s) failed, and will be delivered again: %s", event.id, event.type, detail)
 
     def work(tx: Transaction) -> None:
@@ -107,7 +107,7 @@ async def _note_failure(shop: Shop, event: StripeEvent, error: Exception) -> Non
 
     try:
         await shop.writer.work([], work)
-    except (CreditsError, peewee.PeeweeException):
+    except Exception:  # the caller raises the first error, which is the one that matters
         logger.exception("The failure of Stripe event %s could not be recorded", event.id)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import importlib.util
 import json
+import logging
 import secrets
 import shlex
 import shutil
@@ -40,12 +41,13 @@ PASSWORD: Final = "demo"  # noqa: S105 - the demo's users are for anybody on thi
 WORD_DELAY_S: Final = 0.03
 SHUTDOWN_S: Final = 1.0
 
+_EXAMPLE: Final = "credits_example_agent_server"
 _SEEDED_USER: Final = "carla"
 _SEEDED_MESSAGES: Final = (
-    "Who are you?",
     "Count: a ledger moves credits, and never loses one",
     "Summarise: Holds come first. Settlement follows. Nothing is spent twice.",
     "Repeat 4 times: paid in advance",
+    "Echo: the answer costs more than the question",
 )
 
 
@@ -79,6 +81,7 @@ async def run_demo(*, port: int = 8080, data: Path) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    logging.getLogger("stripe").setLevel(logging.WARNING)  # its requests would bury the lines of the plugin
     async with start_demo(data, port=port) as demo:
         _say(describe(demo))
         await stop.wait()
@@ -155,15 +158,17 @@ def load_example() -> ModuleType:
     Raises:
         ConfigurationError: neither is there.
     """
+    if _EXAMPLE in sys.modules:
+        return sys.modules[_EXAMPLE]
     clone, package = Path(__file__).parents[2], Path(__file__).parent
     folder = clone if (clone / "pyproject.toml").is_file() else package
     path = folder / "examples" / "agent_server.py"
-    spec = importlib.util.spec_from_file_location("credits_example_agent_server", path)
+    spec = importlib.util.spec_from_file_location(_EXAMPLE, path)
     if spec is None or spec.loader is None or not path.is_file():
         msg = f"the example host is missing: {path} does not exist; install credits-plugin again"
         raise ConfigurationError(msg)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    sys.modules[_EXAMPLE] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     return module
 
@@ -186,11 +191,13 @@ def _prepare(data: Path, stack: AsyncExitStack) -> Path:
 
 
 def _listen(port: int) -> socket.socket:
+    if not 0 <= port <= 65_535:
+        msg = f"a port is 0 to 65535, not {port}: choose another with --port"
+        raise ConfigurationError(msg)
     try:
         return socket.create_server(("127.0.0.1", port))
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or "a port is 0 to 65535"
-        msg = f"cannot listen on 127.0.0.1:{port} ({reason}): stop what uses the port, or choose another with --port"
+    except OSError as error:
+        msg = f"cannot use 127.0.0.1:{port} ({error.strerror}): stop what listens there, or choose another with --port"
         raise ConfigurationError(msg) from error
 
 

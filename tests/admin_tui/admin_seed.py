@@ -1,10 +1,15 @@
-"""A small shop with a fixed clock and fixed ids, written through the real ledger writer."""
+"""A small shop with a fixed clock and fixed ids, written through the real ledger writer; and the screen on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, TypeAlias
 
+from textual.pilot import Pilot
+
+from admin_tui.app import AdminApp
+from admin_tui.screens.base import AccountChosen
 from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.ledger.entries import Code, LotTerms, PlaceHold, PostTransfer, SettleHold
@@ -41,12 +46,21 @@ def seed(url: str, *, customers: int = 6) -> None:
     """Migrate the database and fill it: purchases, usage, holds, a refund, a debt, a hostile name, events."""
     database = open_database(url)
     migrate(database)
-    clock = Clock(NOW - 3 * DAY)
+    database.close_thread()
+    with shop_on(url, now=NOW - 3 * DAY) as shop:
+        shop.fill(customers)
+
+
+@contextmanager
+def shop_on(url: str, *, now: int = NOW) -> Iterator[Shop]:
+    """A host process of its own on the same database."""
+    database = open_database(url)
+    clock = Clock(now)
     new_id = fixed_ids(clock)
     writer = LedgerWriter(database, new_id=new_id)
     writer.start()
     try:
-        Shop(database, writer, clock, new_id).fill(customers)
+        yield Shop(database, writer, clock, new_id)
     finally:
         writer.close()
         database.close_thread()
@@ -197,3 +211,69 @@ EVENTS = (
     ("checkout.session.completed", "quarantined", "amount 1 usd differs from the order's $10.00"),
     ("charge.refunded", "failed", HOSTILE_TEXT),
 )
+
+
+class Screen:
+    """The running UI as a person sees it: keys in, text out."""
+
+    def __init__(self, app: AdminApp, pilot: Pilot) -> None:
+        self.app = app
+        self._pilot = pilot
+
+    async def press(self, *keys: str) -> None:
+        """Press keys one after the other; what opens or searches something has had its effect before the next."""
+        await self.settle()
+        for key in keys:
+            await self._pilot.press(key)
+            if not (len(key) == 1 and key.isalpha()):
+                await self.settle()
+        await self.settle()
+
+    async def open_customer(self, external_id: str) -> None:
+        """Open a customer as a list does, without the keys that lead there."""
+        await self.settle()
+        self.app.post_message(AccountChosen(account_key(external_id), external_id))
+        await self.settle()
+
+    async def type(self, text: str) -> None:
+        await self._pilot.press(*text)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until nothing is being read or drawn."""
+        await self._pilot.pause()
+        await self.app.workers.wait_for_complete([worker for worker in self.app.workers if not worker.is_finished])
+        await self._pilot.pause()
+
+    async def resize(self, width: int, height: int) -> None:
+        await self._pilot.resize_terminal(width, height)
+        await self.settle()
+
+    async def refresh(self) -> None:
+        """Do what the screen's timer does every second."""
+        self.app.screen.refresh_soon()
+        await self.settle()
+
+    @property
+    def lines(self) -> list[str]:
+        """The terminal's lines."""
+        strips = self.app.screen._compositor.render_strips()
+        return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def notices(self) -> str:
+        """What the UI says in passing."""
+        return "\n".join(notice.message for notice in self.app._notifications)
+
+    @property
+    def cursor_line(self) -> str:
+        """The table's line with the cursor."""
+        return next(line for line in self.lines if "▸ " in line[:6])
+
+
+Opener: TypeAlias = Callable[..., AbstractAsyncContextManager[Screen]]
+"""``open_screen(*keys, customer="", size=(columns, lines))``: the UI on the seeded database, after these keys."""

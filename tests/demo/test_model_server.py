@@ -44,10 +44,10 @@ async def complete(http, url, **body):
 
 async def test_official_client_lists_the_models_that_are_configured():
     openai = pytest.importorskip("openai")
-    async with ModelServer(ModelServerSettings(models=("local-small", "house-model"))) as server:
-        async with openai.AsyncOpenAI(base_url=server.url, api_key="none") as client:
-            assert [model.id async for model in client.models.list()] == ["local-small", "house-model"]
-            assert (await client.models.retrieve("house-model")).id == "house-model"
+    settings = ModelServerSettings(models=("local-small", "house-model"))
+    async with ModelServer(settings) as server, openai.AsyncOpenAI(base_url=server.url, api_key="none") as client:
+        assert [model.id async for model in client.models.list()] == ["local-small", "house-model"]
+        assert (await client.models.retrieve("house-model")).id == "house-model"
 
 
 async def test_official_client_gets_an_answer_made_of_its_input_with_real_token_counts(client):

@@ -9,12 +9,12 @@ from aiohttp import web
 from credits_plugin import Settings
 from credits_plugin.ledger.entries import Code, PostTransfer
 from credits_plugin.ledger.ids import account_key, now_ms
+from credits_plugin.plugin import CreditsPlugin
 from credits_plugin.sandbox.demo import PRICES, load_example
 from credits_plugin.sandbox.model_server import ModelServer, ModelServerSettings
 from credits_plugin.sandbox.visitor import Visitor
 
 example = load_example()
-GRANT = 50_000_000  # microcredits: 50 credits
 
 
 class Host:
@@ -22,9 +22,10 @@ class Host:
 
     def __init__(self, app, url, visitor):
         self.app, self.url, self.visitor = app, url, visitor
-        self.service = app[example.SERVICE]
+        plugins = app[example.HOOKS]._plugin_manager.get_plugins()
+        self.service = next(plugin.credits for plugin in plugins if isinstance(plugin, CreditsPlugin))
 
-    async def grant(self, user="alice", amount=GRANT):
+    async def grant(self, amount, *, user="alice"):
         command = PostTransfer(account_key(user), user, self.service.new_id(), Code.PROMOTION, amount, now_ms())
         await self.service.writer.execute(command)
 

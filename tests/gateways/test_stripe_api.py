@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -170,18 +171,25 @@ async def to_broken(broken: Broken) -> AsyncIterator[StripeGateway]:
     opened = StripeGateway(KEY, api_base=broken.url, timeout_s=0.3)
     yield opened
     await opened.close()
+    gc.collect()  # what a stall left behind must not warn in the middle of a later test
+
+
+# The library drops a response whose body stalled without releasing it; the connection goes with the garbage.
+LEFT_BEHIND = pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")
 
 
 def error_text(kind: str) -> str:
     return f'{{"error": {{"type": "{kind}", "message": "no"}}}}'
 
 
+@LEFT_BEHIND
 async def test_a_stall_in_the_body_is_an_unknown_outcome(broken: Broken, to_broken: StripeGateway):
     broken.stall = True
     with pytest.raises(GatewayOutcomeUnknown, match="same key"):
         await to_broken.create_session(order(), idempotency_key="purchase-42-a")
 
 
+@LEFT_BEHIND
 async def test_a_stall_of_a_read_changes_nothing_and_may_be_repeated(broken: Broken, to_broken: StripeGateway):
     broken.stall = True
     with pytest.raises(GatewayError) as caught:

@@ -258,6 +258,11 @@ def test_kinds_that_nothing_is_done_with_are_none():
     assert read({"id": "cus_1", "object": "customer"}).object is None
 
 
+@pytest.mark.parametrize(("account", "seen"), [("acct_1", "acct_1"), ({}, "an unreadable one"), (None, None)])
+def test_whatever_names_another_account_is_seen(account, seen):
+    assert read(SESSION, account=account).connected_account == seen
+
+
 @pytest.mark.parametrize("created", [None, "yesterday", -1, 2**80, 1.5])
 def test_a_strange_creation_time_falls_back_to_now(created):
     assert read(SESSION, created=created).created_at_ms == NOW_S * 1000

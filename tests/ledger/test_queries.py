@@ -10,7 +10,7 @@ from credits_plugin.ledger import keysets, queries
 from credits_plugin.ledger.entries import Code, LotTerms, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key
 from credits_plugin.ledger.writer import LedgerWriter, Transaction
-from credits_plugin.models import Account, PriceVersion, Transfer
+from credits_plugin.models import Account, InboxEvent, PriceVersion, Transfer
 
 NOW = 1_900_000_000_000
 DAY = 86_400_000
@@ -212,6 +212,39 @@ def test_a_window_of_one_account_narrows_by_condition(writer: LedgerWriter, data
     writer.execute_sync(grant("ben", 10))
     window = keysets.key_window(database.reader, [Transfer.id], Transfer.account_id == account_key("ben"))
     assert (window.rows, window.keys) == (1, (None,))
+
+
+def test_a_window_over_two_keys_runs_by_both(database: Database):
+    for number in range(12):
+        row = {
+            "event_id": f"evt_{number:02}",
+            "type": "x",
+            "status": "ignored",
+            "livemode": 0,
+            "attempts": 1,
+            "payload": "{}",
+            "created_at_ms": NOW,
+            "received_at_ms": NOW + number // 4,
+        }
+        InboxEvent.insert(row).execute(database.primary)
+    keys = [InboxEvent.received_at_ms, InboxEvent.event_id]
+    window = keysets.key_window(database.reader, keys, step=5)
+    assert window.keys == (None, (NOW + 1, "evt_07"), (NOW, "evt_02"))
+    below = keysets.key_window(database.reader, keys, before=(NOW + 1, "evt_07"), step=5)
+    assert (below.rows, below.keys) == (7, ((NOW + 1, "evt_07"), (NOW, "evt_02")))
+    assert keysets.key_window(database.reader, keys, from_end=True, step=5).keys == window.keys
+    assert keysets.newer_count(database.reader, keys, than=(NOW + 1, "evt_07")) == 4
+
+
+def test_a_prefix_reads_no_more_rows_than_it_returns(writer: LedgerWriter, database: Database):
+    for number in range(30):
+        writer.execute_sync(grant(f"user-{number:02}", 10))
+    page = queries.accounts_page(database.reader, prefix="user-", after="user-09", limit=3)
+    assert [one.external_id for one in page] == ["user-10", "user-11", "user-12"]
+    if database.path is not None:
+        sql, parameters = keysets.listed_accounts(database.reader, "*", prefix="user-", after="user-09", limit=3)
+        explained = plan(database, sql, parameters)
+        assert "USING INDEX account_external_id (external_id>? AND external_id<?)" in explained
 
 
 @pytest.mark.parametrize(
