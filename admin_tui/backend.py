@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import peewee
 
-from credits_plugin.bootstrap import Credits, build
 from credits_plugin.database import Database, Reads, open_database, require_current_schema
 from credits_plugin.errors import ConfigurationError, DatabaseError
 from credits_plugin.ledger.ids import now_ms
 from credits_plugin.payments.queries import RefundView
-from credits_plugin.payments.refunds import refund_payment
 from credits_plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from credits_plugin.bootstrap import Credits
 
 T = TypeVar("T")
 
@@ -70,6 +71,10 @@ class Backend:
         obstacle = self.refund_obstacle()
         if obstacle is not None:
             raise ConfigurationError(obstacle)
+        # The way to Stripe is a third of all there is to import: screens do not wait for it.
+        from credits_plugin.bootstrap import build  # noqa: PLC0415 - see above
+        from credits_plugin.payments.refunds import refund_payment  # noqa: PLC0415 - see above
+
         if self._credits is None:
             self._credits = await asyncio.to_thread(build, self.settings)
         shop = self._credits.shop

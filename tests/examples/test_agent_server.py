@@ -303,7 +303,7 @@ async def test_pages_run_and_load_nothing_from_elsewhere(host):
     for name, content_type in (("chat.js", "text/javascript"), ("chat.css", "text/css")):
         async with host.visitor.http.get(f"{host.url}/static/{name}") as response:
             assert response.status == 200
-                assert response.content_type.replace("application/j", "text/j") == content_type  # systems differ
+            assert response.content_type.replace("application/j", "text/j") == content_type  # systems differ
     async with host.visitor.http.get(f"{host.url}/static/agent_server.py") as response:
         assert response.status == 404
 

@@ -56,6 +56,13 @@ class LostCalls(StripeGateway):
         raise GatewayOutcomeUnknown("no answer came from Stripe (no connection)")
 
 
+class ForgetfulStripe(StripeGateway):
+    """The real gateway in front of a Stripe that has forgotten the key, as it may after a day."""
+
+    async def create_refund(self, order, *, idempotency_key):
+        return await super().create_refund(order, idempotency_key=f"{idempotency_key}-unknown-to-stripe")
+
+
 async def test_a_full_refund_takes_all_credits_back(till):
     bought = await granted(till)
     view = await refund_here(till, bought)
@@ -157,6 +164,16 @@ async def test_an_unknown_outcome_stays_requested_and_the_same_key_converges(til
     assert (view.id, view.status) == (row.id, RefundStatus.SUCCEEDED)
     assert len((await till.get(f"refunds?payment_intent={bought.intent_id}"))["data"]) == 1
     assert await till.amounts() == [1_000 * MICRO, -400 * MICRO]
+
+
+async def test_a_repetition_after_stripe_forgot_the_key_finds_the_refund(till, shop_through):
+    bought = await granted(till)
+    with pytest.raises(GatewayOutcomeUnknown):
+        await refund_here(till, bought, 400, shop=shop_through(LostAnswers))
+    view = await refund_here(till, bought, 400, shop=shop_through(ForgetfulStripe))
+    [made] = (await till.get(f"refunds?payment_intent={bought.intent_id}"))["data"]
+    assert (view.stripe_refund_id, view.status) == (made["id"], RefundStatus.SUCCEEDED)
+    assert await till.balance() == 600 * MICRO
 
 
 async def test_the_webhook_completes_a_refund_whose_answer_was_lost(till, shop_through, make_event, database):
