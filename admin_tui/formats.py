@@ -8,7 +8,7 @@ from typing import Final
 from credits_plugin import Usage
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.queries import TransferLine
-from credits_plugin.money import currency_exponent, format_credits
+from credits_plugin.money import MICROCREDITS_PER_CREDIT, currency_exponent, format_credits
 
 MINUS: Final = "\N{MINUS SIGN}"
 NOTHING: Final = "\N{EN DASH}"
@@ -31,6 +31,11 @@ def credits_text(microcredits: int) -> str:
 def signed_credits(microcredits: int) -> str:
     """Show microcredits as credits with their sign, also where it is a plus."""
     return f"+{credits_text(microcredits)}" if microcredits > 0 else credits_text(microcredits)
+
+
+def whole_credits(microcredits: int) -> str:
+    """Show microcredits as whole credits, rounded down, for totals at a glance."""
+    return f"{microcredits // MICROCREDITS_PER_CREDIT:,}"
 
 
 def align_point(text: str, width: int = CREDITS_WIDTH) -> str:

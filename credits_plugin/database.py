@@ -137,15 +137,38 @@ class Reads:
         self._pool.shutdown()
 
 
+class FileLock:
+    """The advisory lock of ``path`` (made if missing), as a context; the system releases it when the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: int | None = None
+
+    def __enter__(self) -> None:
+        if self._handle is None:
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+
+    def __exit__(self, *error: object) -> None:
+        assert self._handle is not None  # noqa: S101 - entered before
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the lock's file."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold the advisory lock of ``path`` (made if missing); released by the system when the process dies."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Hold the advisory lock of ``path`` once."""
+    lock = FileLock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        with lock:
+            yield
     finally:
-        os.close(handle)
+        lock.close()
 
 
 def migrate(database: Database) -> list[str]:

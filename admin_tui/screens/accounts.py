@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from credits_plugin.ledger.queries import Balance
+from credits_plugin.ledger.queries import Balance, LedgerTotals, ledger_totals
 
 from .. import sources
 from ..actions import Where, bindings
+from ..backend import Backend
 from ..feeds import Source
-from ..formats import CREDITS_WIDTH, align_point, credits_text, time_text
+from ..formats import CREDITS_WIDTH, align_point, credits_text, time_text, whole_credits
 from ..widgets.virtual_table import Cell, Column, Tone
 from .base import AccountChosen, TableScreen
+
+_TOTALS_EVERY: Final = 15
+"""Refreshes between two readings of the totals."""
 
 
 class AccountsScreen(TableScreen[Balance]):
@@ -22,6 +27,11 @@ class AccountsScreen(TableScreen[Balance]):
     EMPTY = "No customer yet: the first purchase or grant makes one."
     FILTER_HINT = "beginning of an id or e-mail address"
     BINDINGS = bindings(Where.ACCOUNTS, Where.SCREEN)
+
+    def __init__(self, backend: Backend) -> None:
+        self._totals: LedgerTotals | None = None
+        self._refreshes = 0
+        super().__init__(backend)
 
     def source(self, filter_text: str = "") -> Source[Balance]:
         """Return the customers that the filter finds."""
@@ -40,8 +50,29 @@ class AccountsScreen(TableScreen[Balance]):
         )
 
     def title_text(self) -> str:
-        """Name the list."""
-        return "Customers"
+        """Name the list, and what all customers hold together."""
+        totals = self._totals
+        if totals is None:
+            return "Customers"
+        debt = f" · {whole_credits(totals.debt)} in debt" if totals.debt else ""
+        outstanding, held = whole_credits(totals.outstanding), whole_credits(totals.held)
+        return f"Customers · {outstanding} credits outstanding · {held} held{debt}"
+
+    def on_mount(self) -> None:
+        """Read the totals as well."""
+        super().on_mount()
+        self.begin(self._read_totals())
+
+    async def refresh_view(self) -> None:
+        """Bring the list up to date, the totals now and then: they are a sum over all accounts."""
+        await super().refresh_view()
+        self._refreshes += 1
+        if self._refreshes % _TOTALS_EVERY == 0:
+            await self._read_totals()
+
+    async def _read_totals(self) -> None:
+        self._totals = await self.backend.read(ledger_totals)
+        self.show_titles()
 
     def id_of(self, row: Balance) -> str:
         """Return the customer's id."""

@@ -72,6 +72,7 @@ class Book:
     lots: dict[int, list[LotState]] = field(default_factory=dict)
     new_accounts: dict[int, int] = field(default_factory=dict)
     changed_accounts: set[int] = field(default_factory=set)
+    moved_expiries: set[int] = field(default_factory=set)
     new_holds: dict[int, HoldState] = field(default_factory=dict)
     ended_holds: dict[int, HoldState] = field(default_factory=dict)
     deleted_holds: list[int] = field(default_factory=list)
@@ -83,6 +84,7 @@ class Book:
         """Forget what had to be written, because it has been."""
         self.new_accounts.clear()
         self.changed_accounts.clear()
+        self.moved_expiries.clear()
         self.new_holds.clear()
         self.ended_holds.clear()
         self.deleted_holds.clear()
@@ -279,7 +281,7 @@ def _post_transfer(book: Book, command: PostTransfer) -> Posted:
     else:
         own_lot_first = sorted(lots, key=lambda lot: (lot.payment_id != command.payment_id, burn_down_order(lot)))
         _note_changed(book, burn(own_lot_first, command.amount))
-    account.next_expiry_at_ms = next_expiry_at_ms(lots)
+    _move_expiry(book, account)
     return Posted(command.amount, account.balance)
 
 
@@ -315,8 +317,7 @@ def _post_breakage(book: Book, account: AccountState, *, transfer_id: int, at_ms
     if amount:
         _append_transfer(book, account, transfer_id, int(Code.EXPIRY), amount, at_ms)
         _note_changed(book, expire(sorted(due, key=burn_down_order), amount))
-    account.next_expiry_at_ms = next_expiry_at_ms(lots)
-    book.changed_accounts.add(account.id)
+    _move_expiry(book, account)
     return amount
 
 
@@ -348,6 +349,13 @@ def _append_transfer(  # noqa: PLR0917 - keywords were measured to cost every se
     row = (transfer_id, key, seq, previous_id, code, amount, balance, at_ms, digest, price_version, *tokens, reference)
     book.new_transfers.append(TransferRow._make(row))
     book.changed_accounts.add(key)
+
+
+def _move_expiry(book: Book, account: AccountState) -> None:
+    expires_at_ms = next_expiry_at_ms(book.lots[account.id])
+    if expires_at_ms != account.next_expiry_at_ms:
+        account.next_expiry_at_ms = expires_at_ms
+        book.moved_expiries.add(account.id)
 
 
 def _note_changed(book: Book, lots: list[LotState]) -> None:

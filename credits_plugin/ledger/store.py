@@ -106,10 +106,12 @@ class SqliteStore:
             execute(f"INSERT INTO transfer ({_TRANSFER}) VALUES ({marks})", book.new_transfers)
         if changed := book.changed_accounts - book.new_accounts.keys():
             execute(
-                "UPDATE account SET balance = ?, held = ?, seq = ?, last_transfer_id = ?, last_hash = ?, "
-                "next_expiry_at_ms = ? WHERE id = ?",
+                "UPDATE account SET balance = ?, held = ?, seq = ?, last_transfer_id = ?, last_hash = ? WHERE id = ?",
                 [_changed_account_row(book.accounts[account_id]) for account_id in changed],
             )
+        if moved := book.moved_expiries - book.new_accounts.keys():
+            expiries = [(book.accounts[account_id].next_expiry_at_ms, account_id) for account_id in moved]
+            execute("UPDATE account SET next_expiry_at_ms = ? WHERE id = ?", expiries)
         if book.new_lots:
             lots = [_lot_row(lot) for lot in book.new_lots.values()]
             execute(f"INSERT INTO lot ({_LOT}) VALUES (?,?,?,?,?,?,?,?)", lots)
@@ -200,10 +202,13 @@ class PostgresqlStore:
         if changed := book.changed_accounts - book.new_accounts.keys():
             self._update(
                 "account",
-                "id balance held seq last_transfer_id last_hash next_expiry_at_ms",
-                "bigint bigint bigint bigint bigint bytea bigint",
+                "id balance held seq last_transfer_id last_hash",
+                "bigint bigint bigint bigint bigint bytea",
                 [_changed_account_row(book.accounts[account_id], id_first=True) for account_id in changed],
             )
+        if moved := book.moved_expiries - book.new_accounts.keys():
+            expiries = [(account_id, book.accounts[account_id].next_expiry_at_ms) for account_id in moved]
+            self._update("account", "id next_expiry_at_ms", "bigint bigint", expiries)
         if book.new_lots:
             lots = [_lot_row(lot) for lot in book.new_lots.values()]
             self._insert("lot", _LOT, "bigint bigint int bigint bigint bigint bigint bigint", lots)
@@ -253,16 +258,10 @@ def _lot_row(lot: LotState) -> tuple[Any, ...]:
 
 def _new_account_row(book: Book, account_id: int) -> tuple[Any, ...]:
     account = book.accounts[account_id]
-    return (account_id, account.external_id, *_changed_account_row(account)[:-1], book.new_accounts[account_id])
+    changed = _changed_account_row(account)[:-1]
+    return (account_id, account.external_id, *changed, account.next_expiry_at_ms, book.new_accounts[account_id])
 
 
 def _changed_account_row(account: AccountState, *, id_first: bool = False) -> tuple[Any, ...]:
-    values = (
-        account.balance,
-        account.held,
-        account.seq,
-        account.last_transfer_id,
-        account.last_hash,
-        account.next_expiry_at_ms,
-    )
+    values = (account.balance, account.held, account.seq, account.last_transfer_id, account.last_hash)
     return (account.id, *values) if id_first else (*values, account.id)

@@ -19,8 +19,9 @@ from typing import Any, Final, TypeVar, overload
 
 import peewee
 
-from ..database import Database, file_lock, lock_path
+from ..database import Database, FileLock, lock_path
 from ..errors import DatabaseError, LedgerError, OutcomeUnknown, Overloaded
+from .checkpoints import Checkpointer
 from .entries import (
     AccountState,
     Answer,
@@ -142,10 +143,15 @@ class LedgerWriter:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="credits-writer", daemon=True)
         self._store = open_store(database)
+        self._checkpointer = Checkpointer(database.path) if database.path is not None else None
+        # SQLite's busy handler starves some of several processes; a lock around each batch gives all their turn.
+        self._turn = FileLock(lock_path(database.path)) if database.path is not None else None
 
     def start(self) -> None:
         """Start the writer's thread."""
         self._thread.start()
+        if self._checkpointer is not None:
+            self._checkpointer.start()
 
     def close(self) -> None:
         """Write what is queued, then end the thread. Later commands are refused."""
@@ -153,6 +159,8 @@ class LedgerWriter:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
 
     @overload
     async def execute(self, command: PlaceHold) -> Placed: ...
@@ -228,6 +236,8 @@ class LedgerWriter:
             self._process(batch)
             _answer(batch)
         self.database.primary.close()
+        if self._turn is not None:
+            self._turn.close()
 
     def _process(self, batch: list[_Item]) -> None:
         """Run the batch. A database that is away is asked again for a while; a culprit in the batch fails alone."""
@@ -270,9 +280,10 @@ class LedgerWriter:
     def _attempt(self, batch: Sequence[_Item], *, careful: bool) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_driver_errors)
-            self.database.primary.connect(reuse_if_open=True)
-            if self.database.path is not None:
-                stack.enter_context(file_lock(lock_path(self.database.path)))
+            is_new = self.database.primary.connect(reuse_if_open=True)
+            if self._turn is not None:
+                stack.enter_context(self._turn)
+                self._keep_wal_short(is_new=is_new)
             stack.enter_context(self._store.transaction())
             book = self._load(batch, careful=careful)
             for index, item in enumerate(batch):
@@ -286,6 +297,14 @@ class LedgerWriter:
                 except Exception as error:  # noqa: BLE001 - a command that raises fails alone
                     item.error = error
             self._store.flush(book)
+
+    def _keep_wal_short(self, *, is_new: bool) -> None:
+        """Leave checkpoints to their thread, but for a WAL that has grown long."""
+        assert self._checkpointer is not None  # noqa: S101 - a SQLite database has one
+        connection = self.database.primary.connection()
+        if is_new:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        self._checkpointer.relieve(connection)
 
     def _run_work(self, item: _Item, work: Work, book: Book, rest: Sequence[_Item]) -> Book:
         """Run a unit of work under its savepoint; if it raised, go on with a book read anew."""

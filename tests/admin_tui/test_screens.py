@@ -26,6 +26,7 @@ async def test_customers_show_available_held_and_balance(open_screen: Opener):
         (debt,) = [line for line in screen.lines if "usr_debt" in line]
         assert "\N{MINUS SIGN}120" in debt
         assert "rows 1\N{EN DASH}9 of 9" in screen.text
+        assert "Customers · 6,967 credits outstanding · 123 held · 120 in debt" in screen.text
 
 
 async def test_filter_finds_ids_and_mail_addresses_by_their_beginning_and_escape_ends_it(open_screen: Opener):
