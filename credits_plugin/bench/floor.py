@@ -155,7 +155,12 @@ class FloorWriter:
         self._thread.start()
 
     def submit(
-        self, place: bool, account_id: int, hold_id: int, amount: int, at_ms: int  # noqa: FBT001 - the shortest call
+        self,
+        place: bool,
+        account_id: int,
+        hold_id: int,
+        amount: int,
+        at_ms: int,  # noqa: FBT001 - the shortest call
     ) -> asyncio.Future[bool]:
         """Queue a hold (``place``) or a settle."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -205,7 +210,9 @@ def _write_batch(driver: Driver, batch: list[_Item]) -> list[tuple[asyncio.Futur
         account[2] -= open_holds[hold_id]
         account[1] -= amount
         account[3] += 1
-        content = _PACK(hold_id, account_id, account[3], account[4], 2, amount, account[1], at_ms, 1, 900, 100, 0, 250, 0)
+        content = _PACK(
+            hold_id, account_id, account[3], account[4], 2, amount, account[1], at_ms, 1, 900, 100, 0, 250, 0
+        )
         digest = hashlib.blake2b(account[5] + content, digest_size=16).digest()
         transfers.append((hold_id, account_id, account[3], account[4], amount, account[1], at_ms, digest))
         account[4], account[5] = hold_id, digest
