@@ -160,7 +160,7 @@ class FloorWriter:
         account_id: int,
         hold_id: int,
         amount: int,
-        at_ms: int,  # noqa: FBT001 - the shortest call
+        at_ms: int,
     ) -> asyncio.Future[bool]:
         """Queue a hold (``place``) or a settle."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
