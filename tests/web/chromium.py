@@ -16,7 +16,14 @@ from aiohttp import ClientSession, WSMsgType
 
 EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --remote-debugging-port=0"
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--remote-debugging-port=0",
 )
 
 
@@ -34,7 +41,6 @@ class Tab:
         self._process = await asyncio.create_subprocess_exec(
             EXECUTABLE,
             *_FLAGS,
-            "--remote-debugging-port=0",
             f"--user-data-dir={self._profile}",
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -23,7 +23,7 @@ async def test_the_account_page_shows_balance_packages_and_history(shopfront: Sh
     await shopfront.spend("ada", 42_500)
     await shopfront.hold("ada", 1_000_000)
     shown = await page(await shopfront.browser("ada").get("/credits"))
-    assert "48.9575 credits available" in shown.text
+    assert "48.9575 credits available" in shown.text.replace(" .", ".")  # the fraction is smaller
     assert "Balance 49.9575 Held for running requests 1 Next expiry" in shown.text
     for words in ("Starter", "1,000 credits", "$10.00", "Save 9", "Studio"):
         assert words in shown.text
@@ -106,7 +106,7 @@ async def test_debt_is_explained_with_what_it_takes_to_go_on(shopfront: Shopfron
     hold_id = await shopfront.hold("ada", 1_000_000)
     await shopfront.credits.writer.execute(SettleHold(account_key("ada"), hold_id, 3_500_000, now_ms(), Usage(input=1)))
     shown = await page(await shopfront.browser("ada").get("/credits"))
-    assert "\N{MINUS SIGN}2.5 credits available" in shown.text
+    assert "\N{MINUS SIGN}2.5 credits available" in shown.text.replace(" .", ".")
     assert "until you buy at least 3 credits" in shown.text
 
 
