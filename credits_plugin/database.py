@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import peewee
+from playhouse.cockroachdb import CockroachDatabase
 from playhouse.migrations import Runner
 
+from .distributed.cockroach import SCHEME, cockroach_database, migration_lock
 from .errors import ConfigurationError, DatabaseError, DatabaseTooNew
 
 T = TypeVar("T")
@@ -53,7 +55,8 @@ class Database:
 def open_database(url: str) -> Database:
     """Describe the database that ``url`` names; connects to nothing yet.
 
-    ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://user:password@host:port/name``.
+    ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/name`` (libpq's own
+    form: several hosts and options are allowed) or ``cockroachdb://user@host:port/name``.
 
     Raises:
         ConfigurationError: the URL is of no known form, or names an in-memory database.
@@ -61,7 +64,7 @@ def open_database(url: str) -> Database:
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         return _open_sqlite(unquote(parts.path.removeprefix("/")))
-    if parts.scheme in {"postgresql", "postgres"}:
+    if parts.scheme in {"postgresql", "postgres", SCHEME}:
         return _open_postgresql(url)
     msg = f"DATABASE_URL must be sqlite:///file.db or postgresql://user@host/name; got {parts.scheme or url!r}"
     raise ConfigurationError(msg)
@@ -97,10 +100,18 @@ class _SafeSqlite(peewee.SqliteDatabase):
 
 
 def _open_postgresql(url: str) -> Database:
-    options = {"prefer_psycopg3": True}
-    primary = peewee.PostgresqlDatabase(url, **options)
-    reader = peewee.PostgresqlDatabase(url, options="-c default_transaction_read_only=on", **options)
-    return Database(Dialect.POSTGRESQL, urlsplit(url).path.removeprefix("/"), primary, reader)
+    make = cockroach_database if url.startswith(f"{SCHEME}://") else _postgresql_database
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    reading = {"options": f"{query.get('options', '')} -c default_transaction_read_only=on".strip()}
+    if query.get("target_session_attrs") == "read-write":
+        reading["target_session_attrs"] = "primary"  # to libpq, a session of ours that may only read is not read-write
+    return Database(Dialect.POSTGRESQL, parts.path.removeprefix("/"), make(url), make(url, **reading))
+
+
+def _postgresql_database(url: str, **options: Any) -> peewee.Database:
+    rest = url.partition("://")[2]
+    return peewee.PostgresqlDatabase(f"postgresql://{rest}", prefer_psycopg3=True, **options)
 
 
 class Reads:
@@ -243,7 +254,9 @@ def _migration_lock(database: Database) -> Iterator[None]:
             stack.enter_context(file_lock(lock_path(database.path)))
         _connect_primary(database)
         stack.callback(database.primary.close)
-        if database.dialect is Dialect.POSTGRESQL:
+        if isinstance(database.primary, CockroachDatabase):
+            stack.enter_context(migration_lock(database.primary))
+        elif database.dialect is Dialect.POSTGRESQL:
             database.primary.execute_sql("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
         yield
 

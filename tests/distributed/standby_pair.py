@@ -62,7 +62,9 @@ class Server:
         """End every process of the server at once, as a power cut would: nothing is flushed, nobody is told."""
         if self.process is not None and self.process.poll() is None:
             # Backends lead groups of their own; the postmaster goes first, so that it cannot restart anything.
-            children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)
+            children = subprocess.run(
+                ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
+            )
             for pid in (self.process.pid, *map(int, children.stdout.split())):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
