@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except CreditsError as error:
-        print(f"credits: {error}", file=sys.stderr)
+        print(f"credits: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"credits: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)

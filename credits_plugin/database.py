@@ -38,13 +38,17 @@ class Dialect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One database, twice: ``primary`` may write, ``reader`` may not. Peewee gives each thread its own connection."""
+    """One database, twice: ``primary`` may write, ``reader`` may not. Peewee gives each thread its own connection.
+
+    ``on_citus``: its tables are, or are going to be, distributed by Citus.
+    """
 
     dialect: Dialect
     name: str
     primary: peewee.Database
     reader: peewee.Database
     path: Path | None = None
+    on_citus: bool = False
 
     def close_thread(self) -> None:
         """Close the calling thread's connections."""
@@ -56,7 +60,7 @@ def open_database(url: str) -> Database:
     """Describe the database that ``url`` names; connects to nothing yet.
 
     ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/name`` (libpq's own
-    form: several hosts and options are allowed) or ``cockroachdb://user@host:port/name``.
+    form: several hosts and options are allowed), ``citus://…`` for a coordinator, or ``cockroachdb://…``.
 
     Raises:
         ConfigurationError: the URL is of no known form, or names an in-memory database.
@@ -64,7 +68,7 @@ def open_database(url: str) -> Database:
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         return _open_sqlite(unquote(parts.path.removeprefix("/")))
-    if parts.scheme in {"postgresql", "postgres", SCHEME}:
+    if parts.scheme in {"postgresql", "postgres", "citus", SCHEME}:
         return _open_postgresql(url)
     msg = f"DATABASE_URL must be sqlite:///file.db or postgresql://user@host/name; got {parts.scheme or url!r}"
     raise ConfigurationError(msg)
@@ -106,7 +110,8 @@ def _open_postgresql(url: str) -> Database:
     reading = {"options": f"{query.get('options', '')} -c default_transaction_read_only=on".strip()}
     if query.get("target_session_attrs") == "read-write":
         reading["target_session_attrs"] = "primary"  # to libpq, a session of ours that may only read is not read-write
-    return Database(Dialect.POSTGRESQL, parts.path.removeprefix("/"), make(url), make(url, **reading))
+    name, on_citus = parts.path.removeprefix("/"), parts.scheme == "citus"
+    return Database(Dialect.POSTGRESQL, name, make(url), make(url, **reading), on_citus=on_citus)
 
 
 def _postgresql_database(url: str, **options: Any) -> peewee.Database:

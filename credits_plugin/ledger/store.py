@@ -53,6 +53,10 @@ class Store(Protocol):
 
 def open_store(database: Database) -> Store:
     """Return the store for the database's dialect."""
+    if database.on_citus:
+        from ..distributed.citus_store import CitusStore  # noqa: PLC0415 - it builds on this module
+
+        return CitusStore(database)
     return SqliteStore(database) if database.dialect is Dialect.SQLITE else PostgresqlStore(database)
 
 
