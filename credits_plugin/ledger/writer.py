@@ -50,6 +50,8 @@ MAX_BATCH: Final = 512
 _RETRIES: Final = 6
 _ENDS: Final = (SettleHold, ReleaseHold, ExpireHold)
 _FIRST_PAUSE_S: Final = 0.02
+_WORK_BUDGET_S: Final = 0.01
+"""How long units of work may go on in one batch, once one has begun; the others wait for the next batch."""
 # Set-wise SQL raises the driver's own errors; this is what Peewee turns its queries' errors into its own with.
 _driver_errors: Final = peewee.__exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
 _UNAVAILABLE: Final = (peewee.OperationalError, peewee.InterfaceError, DatabaseError)
@@ -233,18 +235,22 @@ class LedgerWriter:
                 if not queue and self._closing:
                     break
             batch = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-            self._process(batch)
-            _answer(batch)
+            batch.sort(key=_is_work)  # stable: the quick commands first, each kind in its order of arrival
+            done = self._process(batch)
+            queue.extendleft(reversed(batch[done:]))
+            _answer(batch[:done])
         self.database.primary.close()
         if self._turn is not None:
             self._turn.close()
 
-    def _process(self, batch: list[_Item]) -> None:
-        """Run the batch. A database that is away is asked again for a while; a culprit in the batch fails alone."""
+    def _process(self, batch: list[_Item]) -> int:
+        """Run the batch and return how many of its items are done; units of work may be left for the next.
+
+        A database that is away is asked again for a while; a culprit in the batch fails alone.
+        """
         for attempt in range(_RETRIES):
             try:
-                self._attempt(batch, careful=attempt > 0)
-                return
+                return self._attempt(batch, careful=attempt > 0)
             except _UNAVAILABLE as error:
                 logger.warning("the database failed (%s); a batch of %d is tried again", error, len(batch))
                 failure: Exception = error
@@ -254,9 +260,10 @@ class LedgerWriter:
                 logger.warning("a batch of %d failed (%s); its commands are run one by one", len(batch), error)
                 for item in batch:
                     self._run_alone(item)
-                return
+                return len(batch)
         for item in batch:
             item.answer, item.error = None, _unknown(failure)
+        return len(batch)
 
     def _run_alone(self, item: _Item) -> None:
         """Run one command in a transaction of its own, careful of what an earlier try may have left."""
@@ -277,7 +284,7 @@ class LedgerWriter:
         with contextlib.suppress(peewee.PeeweeException):
             self.database.primary.close()
 
-    def _attempt(self, batch: Sequence[_Item], *, careful: bool) -> None:
+    def _attempt(self, batch: Sequence[_Item], *, careful: bool) -> int:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_driver_errors)
             is_new = self.database.primary.connect(reuse_if_open=True)
@@ -286,10 +293,17 @@ class LedgerWriter:
                 self._keep_wal_short(is_new=is_new)
             stack.enter_context(self._store.transaction())
             book = self._load(batch, careful=careful)
+            work_until = 0.0
+            done = len(batch)
             for index, item in enumerate(batch):
                 item.answer = item.error = None
                 command = item.command
                 if isinstance(command, Work):
+                    now = time.monotonic()
+                    work_until = work_until or now + _WORK_BUDGET_S
+                    if now > work_until:  # whoever waits for a hold does not wait for all of them
+                        done = index
+                        break
                     book = self._run_work(item, command, book, batch[index:])
                     continue
                 try:
@@ -297,6 +311,7 @@ class LedgerWriter:
                 except Exception as error:  # noqa: BLE001 - a command that raises fails alone
                     item.error = error
             self._store.flush(book)
+        return done
 
     def _keep_wal_short(self, *, is_new: bool) -> None:
         """Leave checkpoints to their thread, but for a WAL that has grown long."""
@@ -389,6 +404,10 @@ def _load_holds(store: Store, book: Book, needs: _Needs) -> None:
     gone |= needs.transfers
     if gone:
         book.settled.update({row[0]: (row[1], row[2]) for row in store.transfers(gone)})
+
+
+def _is_work(item: _Item) -> bool:
+    return isinstance(item.command, Work)
 
 
 def _unknown(error: Exception) -> OutcomeUnknown:

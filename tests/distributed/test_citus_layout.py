@@ -115,7 +115,7 @@ async def drive(writer: LedgerWriter, *, users: int = 12) -> None:
         await writer.execute(PostTransfer(key, user, new_id(), Code.PROMOTION, 1_000, now, terms=soon))
         await writer.execute(PostTransfer(key, user, new_id(), Code.PROMOTION, 10_000, now))
         for cost in range(5):
-            request_id = f"request-{cost}" if cost % 2 else None
+            request_id = f"request-{new_id()}" if cost % 2 else None
             place = PlaceHold(key, user, new_id(), 100, now_ms(), now_ms() + 60_000, 1, 7, request_id)
             placed = await writer.execute(place)
             if cost == 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -233,3 +234,20 @@ async def test_a_full_queue_refuses_instead_of_growing(database: Database):
     await asyncio.gather(*waiting)
     assert account_row(database)[0] == 16
     writer.close()
+
+
+async def test_a_hold_does_not_wait_for_every_slow_unit_of_work(writer: LedgerWriter):
+    await writer.execute(grant(1_000))
+    finished: list[str] = []
+
+    async def slow(number: int) -> None:
+        await writer.work([], lambda tx: time.sleep(0.02))
+        finished.append(f"work {number}")
+
+    async def quick() -> None:
+        await writer.execute(hold(1))
+        finished.append("hold")
+
+    await asyncio.gather(*(slow(number) for number in range(10)), quick())
+    assert finished.index("hold") < 5
+    assert len(finished) == 11
