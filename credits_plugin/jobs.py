@@ -20,7 +20,8 @@ from .database import Reads
 from .errors import CreditsError
 from .ledger.entries import ExpireHold, ExpireLots, HoldStatus
 from .ledger.ids import IdMaker, first_id_at, now_ms
-from .ledger.writer import LedgerWriter, Transaction
+from .ledger.work import Transaction
+from .ledger.writer import LedgerWriter
 from .metering import PriceVersions
 from .models import Account, Hold
 from .notify.outbox import due_events, mark_delivered, mark_failed

@@ -22,7 +22,8 @@ from .database import Reads
 from .errors import AccountInDebt, CreditsError, InsufficientCredits, OutcomeUnknown, Overloaded
 from .ledger.entries import Placed, PlaceHold, ReleaseHold, Settled, SettleHold
 from .ledger.ids import IdMaker, account_key, now_ms
-from .ledger.writer import LedgerWriter, Transaction
+from .ledger.work import Transaction
+from .ledger.writer import LedgerWriter
 from .money import credits_to_microcredits, format_credits
 from .notify.outbox import put_event
 from .pricing.estimate import estimate

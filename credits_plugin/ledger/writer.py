@@ -14,21 +14,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar, overload
 
 import peewee
 
 from ..database import Database, FileLock, lock_path
-from ..errors import DatabaseError, LedgerError, OutcomeUnknown, Overloaded
+from ..errors import DatabaseError, OutcomeUnknown, Overloaded
 from .checkpoints import Checkpointer
 from .entries import (
-    AccountState,
     Answer,
     Command,
     ExpireHold,
     ExpireLots,
-    HoldStatus,
     Placed,
     PlaceHold,
     Posted,
@@ -38,9 +37,11 @@ from .entries import (
     Settled,
     SettleHold,
 )
-from .ids import IdMaker, now_ms
+from .ids import IdMaker
+from .loading import Needs, load_book, load_holds
 from .rules import Book, decide
-from .store import Store, open_store
+from .store import open_store
+from .work import Transaction, Work
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -48,7 +49,6 @@ logger = logging.getLogger(__name__)
 MAX_BATCH: Final = 512
 """Commands per transaction. Larger batches gain nothing measurable and make the first caller wait."""
 _RETRIES: Final = 6
-_ENDS: Final = (SettleHold, ReleaseHold, ExpireHold)
 _FIRST_PAUSE_S: Final = 0.02
 _WORK_BUDGET_S: Final = 0.01
 """How long units of work may go on in one batch, once one has begun; the others wait for the next batch."""
@@ -56,65 +56,6 @@ _WORK_BUDGET_S: Final = 0.01
 _driver_errors: Final = peewee.__exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
 _UNAVAILABLE: Final = (peewee.OperationalError, peewee.InterfaceError, DatabaseError)
 """Lost connections, locks and deadlocks: worth another try. Serialization failures arrive as OperationalError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A wider unit of work: its function runs under a savepoint in the batch and may use SQL and rules alone."""
-
-    account_ids: tuple[int, ...]
-    run: Callable[[Transaction], Any]
-
-
-class Transaction:
-    """What a unit of work gets: the batch's database connection and the ledger's rules on the declared accounts.
-
-    Bind queries to ``database``, as in ``Payment.select().where(...).dicts().execute(tx.database)``.
-    """
-
-    def __init__(self, store: Store, book: Book, declared: Iterable[int], *, new_id: IdMaker) -> None:
-        self._store = store
-        self._book = book
-        self._declared = frozenset(declared)
-        self.new_id = new_id
-        self.at_ms = now_ms()
-
-    @property
-    def database(self) -> peewee.Database:
-        """The database, inside the open transaction."""
-        return self._store.database.primary
-
-    def account(self, account_id: int) -> AccountState | None:
-        """Return the account's state as this transaction sees it, or None if it was never credited."""
-        self._require_declared(account_id)
-        return self._book.accounts.get(account_id)
-
-    @overload
-    def decide(self, command: PlaceHold) -> Placed: ...
-    @overload
-    def decide(self, command: SettleHold) -> Settled: ...
-    @overload
-    def decide(self, command: ReleaseHold | ExpireHold) -> Released: ...
-    @overload
-    def decide(self, command: PostTransfer | ExpireLots) -> Posted: ...
-    def decide(self, command: Command) -> Answer:
-        """Apply a ledger command and write its rows.
-
-        Raises:
-            LedgerError: the rules refuse it; the unit of work may go on or let it propagate.
-        """
-        self._require_declared(command.account_id)
-        needs = _Needs()
-        needs.add(command, careful=False)
-        _load_holds(self._store, self._book, needs)
-        answer = decide(self._book, command)
-        self._store.flush(self._book)
-        return answer
-
-    def _require_declared(self, account_id: int) -> None:
-        if account_id not in self._declared:
-            msg = f"this unit of work did not declare account {account_id}, so its row is not locked"
-            raise LedgerError(msg)
 
 
 @dataclass(slots=True)
@@ -292,7 +233,7 @@ class LedgerWriter:
                 stack.enter_context(self._turn)
                 self._keep_wal_short(is_new=is_new)
             stack.enter_context(self._store.transaction())
-            book = self._load(batch, careful=careful)
+            book = load_book(self._store, [item.command for item in batch], careful=careful)
             work_until = 0.0
             done = len(batch)
             for index, item in enumerate(batch):
@@ -313,6 +254,15 @@ class LedgerWriter:
             self._store.flush(book)
         return done
 
+    def _apply(self, book: Book, command: Command) -> Answer:
+        """Decide one command of a unit of work and write its rows at once, for the SQL that follows."""
+        needs = Needs()
+        needs.add(command, careful=False)
+        load_holds(self._store, book, needs)
+        answer = decide(book, command)
+        self._store.flush(book)
+        return answer
+
     def _keep_wal_short(self, *, is_new: bool) -> None:
         """Leave checkpoints to their thread, but for a WAL that has grown long."""
         assert self._checkpointer is not None  # noqa: S101 - a SQLite database has one
@@ -326,84 +276,21 @@ class LedgerWriter:
         self._store.flush(book)
         try:
             with _driver_errors, self.database.primary.savepoint():
-                transaction = Transaction(self._store, book, work.account_ids, new_id=self._new_id)
+                transaction = Transaction(
+                    self.database.primary,
+                    book,
+                    work.account_ids,
+                    new_id=self._new_id,
+                    apply=partial(self._apply, book),
+                )
                 item.answer = work.run(transaction)
                 self._store.flush(book)
         except (peewee.OperationalError, peewee.InterfaceError):
             raise  # the connection's state is unknown: the batch is run again
         except Exception as error:  # noqa: BLE001 - a unit of work fails alone, with whatever it raises
             item.error = error
-            return self._load(rest, careful=False)
+            return load_book(self._store, [other.command for other in rest], careful=False)
         return book
-
-    def _load(self, batch: Sequence[_Item], *, careful: bool) -> Book:
-        """Read what the batch's commands decide on: one statement each for accounts, holds and lots."""
-        store, book = self._store, Book()
-        needs = _Needs()
-        for item in batch:
-            needs.add(item.command, careful=careful)
-        book.accounts = {account.id: account for account in store.accounts(needs.accounts)}
-        now = now_ms()
-        for account in book.accounts.values():
-            if account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= now:
-                needs.lots.add(account.id)
-        if needs.lots:
-            book.lots = {account_id: [] for account_id in needs.lots}
-            for lot in store.lots(needs.lots):
-                book.lots[lot.account_id].append(lot)
-        _load_holds(store, book, needs)
-        return book
-
-
-@dataclass(slots=True)
-class _Needs:
-    """The rows that a batch's commands decide on."""
-
-    accounts: set[int] = field(default_factory=set)
-    lots: set[int] = field(default_factory=set)
-    holds: set[int] = field(default_factory=set)
-    requests: set[tuple[int, str]] = field(default_factory=set)
-    transfers: set[int] = field(default_factory=set)
-
-    def add(self, command: Command | Work, *, careful: bool) -> None:
-        """Add what one command needs.
-
-        ``careful``: also the rows that it would write, after a commit of unknown outcome.
-        """
-        if isinstance(command, PlaceHold):
-            self.accounts.add(command.account_id)
-            if command.request_id is not None:
-                self.requests.add((command.account_id, command.request_id))
-            if careful:
-                self.holds.add(command.hold_id)
-        elif isinstance(command, _ENDS):
-            self.accounts.add(command.account_id)
-            self.holds.add(command.hold_id)
-        elif isinstance(command, Work):
-            self.accounts.update(command.account_ids)
-            self.lots.update(command.account_ids)
-        else:
-            self.accounts.add(command.account_id)
-            self.lots.add(command.account_id)
-            if careful:
-                self.transfers.add(command.transfer_id)
-
-
-def _load_holds(store: Store, book: Book, needs: _Needs) -> None:
-    """Add the holds that are needed, and the transfers that prove those that are gone."""
-    wanted = needs.holds - book.holds.keys()
-    found = store.holds(wanted) if wanted else []
-    if needs.requests:
-        found += store.requests(needs.requests)
-    for hold in found:
-        known = book.holds.setdefault(hold.id, hold)
-        if known.request_id is not None:
-            book.requests[known.account_id, known.request_id] = known.id
-    holds = book.holds
-    gone = {hold_id for hold_id in wanted if hold_id not in holds or holds[hold_id].status == HoldStatus.SETTLED}
-    gone |= needs.transfers
-    if gone:
-        book.settled.update({row[0]: (row[1], row[2]) for row in store.transfers(gone)})
 
 
 def _is_work(item: _Item) -> bool:

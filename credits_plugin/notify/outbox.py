@@ -12,7 +12,7 @@ import peewee
 from hookspecs import CreditEvent
 
 from ..ledger.ids import now_ms
-from ..ledger.writer import Transaction
+from ..ledger.work import Transaction
 from ..models import Account, OutboxMessage
 
 _FIRST_PAUSE_MS: Final = 1_000

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..errors import GatewayError, NotFound
 from ..ledger.ids import account_key
-from ..ledger.writer import Transaction
+from ..ledger.work import Transaction
 from ..models import Account, Payment
 from ..money import MICROCREDITS_PER_CREDIT
 from .fulfilment import Fulfilled, Fulfilment, name_in_session, session_problem, settle_session, state_of_unpaid

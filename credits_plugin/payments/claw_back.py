@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..errors import LedgerError
 from ..ledger.entries import Code, PostTransfer
-from ..ledger.writer import Transaction
+from ..ledger.work import Transaction
 from ..models import AdminAction, Refund
 from ..money import proportional_credits
 from ..notify.outbox import put_event

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from ..ledger.writer import Transaction
+from ..ledger.work import Transaction
 from .checkout import find_order, receipt_of
 from .claw_back import merge_refund, refund_problem
 from .fulfilment import Fulfilled, Fulfilment, settle_session, state_of_unpaid

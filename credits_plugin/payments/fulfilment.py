@@ -11,7 +11,7 @@ from enum import StrEnum
 from ..errors import InvalidValue, LedgerError
 from ..ledger.entries import Code, PostTransfer
 from ..ledger.ids import account_key
-from ..ledger.writer import Transaction
+from ..ledger.work import Transaction
 from ..models import Account, Payment
 from ..notify.outbox import put_event
 from .claw_back import take_back

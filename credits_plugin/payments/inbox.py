@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..errors import CreditsError
 from ..ledger.ids import now_ms
-from ..ledger.writer import Transaction
+from ..ledger.work import Transaction
 from ..models import InboxEvent
 from .checkout import log_fulfilment
 from .events import Verdict, plan_event

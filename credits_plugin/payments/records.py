@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import PaymentError
-from ..ledger.writer import Transaction
+from ..ledger.work import Transaction
 from ..models import Payment
 from .queries import PaymentView, payment
 

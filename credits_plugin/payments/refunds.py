@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import GatewayError, InvalidValue, NotFound, RefundRefused
-from ..ledger.writer import Transaction
+from ..ledger.work import Transaction
 from ..models import AdminAction, Refund
 from ..money import MAX_AMOUNT, format_money, require_amount
 from .claw_back import merge_refund, refund_problem

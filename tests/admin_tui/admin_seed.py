@@ -14,7 +14,8 @@ from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.ledger.entries import Code, LotTerms, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key
-from credits_plugin.ledger.writer import LedgerWriter, Transaction
+from credits_plugin.ledger.work import Transaction
+from credits_plugin.ledger.writer import LedgerWriter
 from credits_plugin.models import Account, InboxEvent, Payment, PriceVersion, Refund
 
 NOW = 1_774_000_800_000  # 2026-03-20 10:00 UTC

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import credits_plugin.database as subject
 from citus_rules import install_citus_rules
 
+import credits_plugin.database as subject
 from credits_plugin.distributed.citus import Engine, apply_layout
 
 _open, _migrate = subject.open_database, subject.migrate

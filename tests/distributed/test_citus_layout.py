@@ -125,7 +125,9 @@ async def drive(writer: LedgerWriter, *, users: int = 12) -> None:
         await asyncio.sleep(0.05)
         await writer.execute(ExpireLots(key, new_id(), now_ms()))
         await writer.execute(PostTransfer(key, user, new_id(), Code.ADJUSTMENT_OUT, 5, now_ms()))
-        await writer.work([key], lambda tx: tx.decide(PostTransfer(key, user, tx.new_id(), Code.PROMOTION, 3, tx.at_ms)))
+        await writer.work(
+            [key], lambda tx: tx.decide(PostTransfer(key, user, tx.new_id(), Code.PROMOTION, 3, tx.at_ms))
+        )
 
     await asyncio.gather(*map(one, range(users)))
 
@@ -167,7 +169,9 @@ async def test_every_statement_of_the_writer_names_its_accounts(citus: Database,
     writer.close()
 
     kinds = set(statements)
-    verbs = {(match[1], match[2]) for match in (re.search(r"^(\w+).*?\b(account|hold|transfer|lot)\b", s) for s in kinds)}
+    verbs = {
+        (match[1], match[2]) for match in (re.search(r"^(\w+).*?\b(account|hold|transfer|lot)\b", s) for s in kinds)
+    }
     hot = {("SELECT", "account"), ("UPDATE", "account"), ("INSERT", "hold"), ("DELETE", "hold"), ("INSERT", "transfer")}
     assert hot <= verbs, "the scenario reached the hot statements"
     assert [s for s in kinds if not (ONE_ACCOUNT.search(s) or THEIR_ROWS.search(s) or NEW_ROWS.search(s))] == []

@@ -9,7 +9,8 @@ from credits_plugin.database import Database
 from credits_plugin.ledger import keysets, queries
 from credits_plugin.ledger.entries import Code, LotTerms, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key
-from credits_plugin.ledger.writer import LedgerWriter, Transaction
+from credits_plugin.ledger.work import Transaction
+from credits_plugin.ledger.writer import LedgerWriter
 from credits_plugin.models import Account, InboxEvent, PriceVersion, Transfer
 
 NOW = 1_900_000_000_000

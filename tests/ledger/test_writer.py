@@ -28,7 +28,8 @@ from credits_plugin.ledger.entries import (
     SettleHold,
 )
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
-from credits_plugin.ledger.writer import LedgerWriter, Transaction
+from credits_plugin.ledger.work import Transaction
+from credits_plugin.ledger.writer import LedgerWriter
 
 ANNA = "anna"
 KEY = account_key(ANNA)

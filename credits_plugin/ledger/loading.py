@@ -1,0 +1,87 @@
+"""What a batch reads before it decides: one statement each for accounts, holds and lots, whatever its size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from .entries import Command, ExpireHold, HoldStatus, PlaceHold, ReleaseHold, SettleHold
+from .ids import now_ms
+from .rules import Book
+from .store import Store
+from .work import Work
+
+_ENDS: Final = (SettleHold, ReleaseHold, ExpireHold)
+
+
+def load_book(store: Store, commands: Iterable[Command | Work], *, careful: bool) -> Book:
+    """Read and lock what the commands decide on.
+
+    ``careful``: also look for the rows that they would write, after a commit of unknown outcome.
+    """
+    book, needs = Book(), Needs()
+    for command in commands:
+        needs.add(command, careful=careful)
+    book.accounts = {account.id: account for account in store.accounts(needs.accounts)}
+    now = now_ms()
+    for account in book.accounts.values():
+        if account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= now:
+            needs.lots.add(account.id)
+    if needs.lots:
+        book.lots = {account_id: [] for account_id in needs.lots}
+        for lot in store.lots(needs.lots):
+            book.lots[lot.account_id].append(lot)
+    load_holds(store, book, needs)
+    return book
+
+
+@dataclass(slots=True)
+class Needs:
+    """The rows that a batch's commands decide on."""
+
+    accounts: set[int] = field(default_factory=set)
+    lots: set[int] = field(default_factory=set)
+    holds: set[int] = field(default_factory=set)
+    requests: set[tuple[int, str]] = field(default_factory=set)
+    transfers: set[int] = field(default_factory=set)
+
+    def add(self, command: Command | Work, *, careful: bool) -> None:
+        """Add what one command needs.
+
+        ``careful``: also the rows that it would write, after a commit of unknown outcome.
+        """
+        if isinstance(command, PlaceHold):
+            self.accounts.add(command.account_id)
+            if command.request_id is not None:
+                self.requests.add((command.account_id, command.request_id))
+            if careful:
+                self.holds.add(command.hold_id)
+        elif isinstance(command, _ENDS):
+            self.accounts.add(command.account_id)
+            self.holds.add(command.hold_id)
+        elif isinstance(command, Work):
+            self.accounts.update(command.account_ids)
+            self.lots.update(command.account_ids)
+        else:
+            self.accounts.add(command.account_id)
+            self.lots.add(command.account_id)
+            if careful:
+                self.transfers.add(command.transfer_id)
+
+
+def load_holds(store: Store, book: Book, needs: Needs) -> None:
+    """Add the holds that are needed, and the transfers that prove those that are gone."""
+    wanted = needs.holds - book.holds.keys()
+    found = store.holds(wanted) if wanted else []
+    if needs.requests:
+        found += store.requests(needs.requests)
+    for hold in found:
+        known = book.holds.setdefault(hold.id, hold)
+        if known.request_id is not None:
+            book.requests[known.account_id, known.request_id] = known.id
+    holds = book.holds
+    gone = {hold_id for hold_id in wanted if hold_id not in holds or holds[hold_id].status == HoldStatus.SETTLED}
+    gone |= needs.transfers
+    if gone:
+        book.settled.update({row[0]: (row[1], row[2]) for row in store.transfers(gone)})
