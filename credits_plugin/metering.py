@@ -120,7 +120,7 @@ class Metering:
             request.request_id,
             request.run_id,
         )
-        answer: asyncio.Future[Placed] = self.writer.submit(command)
+        answer = self.writer.execute(command)
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
@@ -132,7 +132,7 @@ class Metering:
         if answer.cancelled() or answer.exception() is not None or answer.result().repeated:
             return
         placed = answer.result()
-        release = self.writer.submit(ReleaseHold(placed.account_id, placed.hold_id, now_ms()))
+        release = self.writer.execute(ReleaseHold(placed.account_id, placed.hold_id, now_ms()))
         release.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def _settle(self, hold: Hold, outcome: Outcome) -> Settled | None:
@@ -165,11 +165,11 @@ class Metering:
     async def _persist(self, command: SettleHold | ReleaseHold) -> object:
         for attempt in range(_SETTLE_RETRIES):
             try:
-                return await self.writer.submit(command)
+                return await self.writer.execute(command)
             except (Overloaded, OutcomeUnknown) as error:
                 logger.warning("settling hold %s failed (%s); trying again", command.hold_id, error.code)
                 await asyncio.sleep(_FIRST_PAUSE_S * 2**attempt)
-        return await self.writer.submit(command)
+        return await self.writer.execute(command)
 
     def _note_low_balance(self, account_id: int, settled: Settled) -> None:
         """Tell the host once, when a settle takes the balance below the threshold."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from hookspecs import Usage
 
@@ -163,6 +163,8 @@ def chain_hash(
     return link_hash(previous_hash, content, reference)
 
 
+TransferValues: TypeAlias = tuple[Any, ...]
+"""The fields of a :class:`TransferRow`, as a plain tuple: what the store writes and ``TransferRow._make`` names."""
 pack_link: Final = struct.Struct(">14q").pack
 """Packs the integers of a transfer in the order of :func:`chain_hash`, five token counts last; None counts as 0."""
 

@@ -42,7 +42,7 @@ from .entries import (
     ReleaseHold,
     Settled,
     SettleHold,
-    TransferRow,
+    TransferValues,
     link_hash,
     pack_link,
 )
@@ -76,7 +76,7 @@ class Book:
     new_holds: dict[int, HoldState] = field(default_factory=dict)
     ended_holds: dict[int, HoldState] = field(default_factory=dict)
     deleted_holds: list[int] = field(default_factory=list)
-    new_transfers: list[TransferRow] = field(default_factory=list)
+    new_transfers: list[TransferValues] = field(default_factory=list)
     new_lots: dict[int, LotState] = field(default_factory=dict)
     changed_lots: dict[int, LotState] = field(default_factory=dict)
 
@@ -347,7 +347,7 @@ def _append_transfer(  # noqa: PLR0917 - keywords were measured to cost every se
     content = pack_link(transfer_id, key, seq, previous_id, code, amount, balance, at_ms, price_version or 0, *counted)
     account.last_hash = digest = link_hash(account.last_hash, content, reference)
     row = (transfer_id, key, seq, previous_id, code, amount, balance, at_ms, digest, price_version, *tokens, reference)
-    book.new_transfers.append(TransferRow._make(row))
+    book.new_transfers.append(row)
     book.changed_accounts.add(key)
 
 

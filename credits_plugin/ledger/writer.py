@@ -106,17 +106,17 @@ class LedgerWriter:
             self._checkpointer.close()
 
     @overload
-    async def execute(self, command: PlaceHold) -> Placed: ...
+    def execute(self, command: PlaceHold) -> asyncio.Future[Placed]: ...
     @overload
-    async def execute(self, command: SettleHold) -> Settled: ...
+    def execute(self, command: SettleHold) -> asyncio.Future[Settled]: ...
     @overload
-    async def execute(self, command: ReleaseHold | ExpireHold) -> Released: ...
+    def execute(self, command: ReleaseHold | ExpireHold) -> asyncio.Future[Released]: ...
     @overload
-    async def execute(self, command: PostTransfer | ExpireLots) -> Posted: ...
-    async def execute(self, command: Command) -> Answer:
-        """Apply one command; returns once its commit is on disk.
+    def execute(self, command: PostTransfer | ExpireLots) -> asyncio.Future[Posted]: ...
+    def execute(self, command: Command) -> asyncio.Future[Any]:
+        """Queue one command for the running event loop; its future is answered once its commit is on disk.
 
-        A cancelled caller does not undo the command: it is absent or complete, and the same ids converge.
+        Cancelling it does not undo the command: that is absent or complete, and the same ids converge.
 
         Raises:
             LedgerError: the rules refuse it.
@@ -124,8 +124,7 @@ class LedgerWriter:
             DatabaseError: the database failed and nothing was written.
             OutcomeUnknown: the database failed during the commit; repeat the same command.
         """
-        answer: Answer = await self.submit(command)
-        return answer
+        return self._submit(command)
 
     async def work(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
         """Run a wider unit of work on the declared accounts; returns its result once it is committed.
@@ -133,7 +132,7 @@ class LedgerWriter:
         It may run twice, when the database failed and the batch is replayed. What it raises reaches the caller, after
         its savepoint was rolled back.
         """
-        result: T = await self.submit(Work(tuple(account_ids), run))
+        result: T = await self._submit(Work(tuple(account_ids), run))
         return result
 
     def execute_sync(self, command: Command) -> Any:
@@ -145,8 +144,7 @@ class LedgerWriter:
         result: T = self._submit_sync(Work(tuple(account_ids), run))
         return result
 
-    def submit(self, command: Command | Work) -> asyncio.Future[Any]:
-        """Queue a command for the running event loop and return its answer's future; cancelling it undoes nothing."""
+    def _submit(self, command: Command | Work) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._enqueue(_Item(command, loop, future))

@@ -18,6 +18,7 @@ from credits_plugin.ledger.entries import (
     PostTransfer,
     ReleaseHold,
     SettleHold,
+    TransferRow,
     chain_hash,
 )
 from credits_plugin.ledger.rules import Book, decide
@@ -170,7 +171,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def the_chain_holds(self):
         previous = (0, b"", 0)
-        for seq, row in enumerate(self.book.new_transfers, start=1):
+        for seq, row in enumerate(map(TransferRow._make, self.book.new_transfers), start=1):
             assert (row.seq, row.previous_id) == (seq, previous[0])
             assert row.balance_after == previous[2] + (row.amount if row.code == Code.PURCHASE else -row.amount)
             assert row.hash == chain_hash(
