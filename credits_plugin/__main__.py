@@ -17,6 +17,8 @@ from .database import migrate, open_database, require_current_schema
 from .errors import CreditsError
 from .ledger.audit import AuditReport, audit
 from .money import format_credits
+from .moving.backup import back_up, restore
+from .moving.copy import copy_database
 from .settings import load_settings
 
 
@@ -65,6 +67,23 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("audit", help="check every invariant of the ledger while hosts go on")
     _add_database(check)
     check.set_defaults(run=_audit)
+    copy = commands.add_parser("copy", help="all tables into another, empty database, proven before it counts")
+    copy.add_argument("--from", dest="source", required=True, metavar="URL")
+    copy.add_argument("--to", dest="target", required=True, metavar="URL")
+    copy.set_defaults(run=_copy)
+
+    backup = commands.add_parser("backup", help="a clean copy of a SQLite database while hosts go on")
+    backup.add_argument("file", type=Path)
+    _add_database(backup)
+    backup.set_defaults(run=_backup)
+
+    restoring = commands.add_parser(
+        "restore", help="put a backup in the database's place, after an audit; stop the hosts"
+    )
+    restoring.add_argument("file", type=Path)
+    _add_database(restoring)
+    restoring.set_defaults(run=_restore)
+
     bench = commands.add_parser("bench", help="measure the ledger as ratios within one run")
     bench.add_argument(
         "--url", help="a database to measure, instead of a SQLite file and a PostgreSQL server of its own"
@@ -138,6 +157,28 @@ def _audit(options: argparse.Namespace) -> int:
     report = audit(database)
     _print_report(report)
     return 0 if report.clean else 1
+
+
+def _copy(options: argparse.Namespace) -> int:
+    report = copy_database(open_database(options.source), open_database(options.target))
+    for table, rows in report.rows.items():
+        print(f"{table:<16} {rows:>12,}")
+    print(f"proven: every balance is its transfers' sum, the heads of {report.accounts} chains are equal on both sides")
+    print(f"heads {report.heads_digest}")
+    return 0
+
+
+def _backup(options: argparse.Namespace) -> int:
+    report = back_up(open_database(_database_url(options)), options.file)
+    print(f"{report.path}: {report.accounts} accounts, {report.transfers} transfers, audited clean")
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    replaced = restore(options.file, open_database(_database_url(options)))
+    print(f"restored, audited clean{f'; what was there is now {replaced}' if replaced else ''}")
+    print("what was paid or refunded since the backup is not in it: deliver its Stripe events again before opening")
+    return 0
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -42,9 +43,8 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'credits.db'}"
 
 
-@pytest.fixture
-def fresh_postgresql_url(postgresql_url: str) -> Iterator[str]:
-    """A new, empty database on the test server."""
+@contextlib.contextmanager
+def _new_database(postgresql_url: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgresql_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -52,6 +52,20 @@ def fresh_postgresql_url(postgresql_url: str) -> Iterator[str]:
     yield f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
     with psycopg.connect(postgresql_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def fresh_postgresql_url(postgresql_url: str) -> Iterator[str]:
+    """A new, empty database on the test server."""
+    with _new_database(postgresql_url) as url:
+        yield url
+
+
+@pytest.fixture
+def second_postgresql_url(postgresql_url: str) -> Iterator[str]:
+    """Another one, for tests that need two."""
+    with _new_database(postgresql_url) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

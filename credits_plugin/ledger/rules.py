@@ -173,6 +173,7 @@ def _settle_hold(book: Book, command: SettleHold) -> Settled:
     account = book.accounts[hold.account_id]
     if hold.status == HoldStatus.PLACED:
         account.held -= hold.amount
+        book.changed_accounts.add(account.id)
     if command.amount:
         _post_usage(book, account, hold, amount=command.amount, at_ms=command.at_ms, usage=command.usage)
     _end_hold(book, hold, HoldStatus.SETTLED, proven=command.amount > 0)

@@ -31,7 +31,9 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_version_and_help_name_every_command():
     assert __version__ in run("--version").stdout
     shown = run("--help").stdout
-    assert all(command in shown for command in ("demo", "sandbox", "migrate", "audit", "bench"))
+    assert all(
+        command in shown for command in ("demo", "sandbox", "migrate", "audit", "copy", "backup", "restore", "bench")
+    )
 
 
 def test_migrate_makes_the_schema_and_audit_finds_it_clean(database_url: str):
@@ -112,3 +114,14 @@ def test_the_sandbox_runs_alone_and_says_what_to_give_the_host(tmp_path: Path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == 0
+
+
+def test_copy_backup_and_restore_say_what_they_proved(tmp_path: Path):
+    first, second = f"sqlite:///{tmp_path / 'a.db'}", f"sqlite:///{tmp_path / 'b.db'}"
+    run("migrate", "--database", first)
+    copied = run("copy", "--from", first, "--to", second)
+    assert (copied.returncode, "proven" in copied.stdout) == (0, True)
+    assert "audited clean" in run("backup", str(tmp_path / "c.db"), "--database", second).stdout
+    restored = run("restore", str(tmp_path / "c.db"), "--database", first)
+    assert (restored.returncode, "Stripe events" in restored.stdout) == (0, True)
+    assert run("backup", str(tmp_path / "c.db"), "--database", second).returncode == 2

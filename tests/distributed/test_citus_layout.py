@@ -133,25 +133,30 @@ async def drive(writer: LedgerWriter, *, users: int = 12) -> None:
 
 
 class Recorder:
-    """A connection that notes what is sent, parameters left out."""
+    """A connection or cursor that notes what is sent, parameters left out."""
 
-    def __init__(self, connection, statements: list[str]) -> None:
-        self._connection, self._statements = connection, statements
+    def __init__(self, subject, statements: list[str]) -> None:
+        self._subject, self._statements = subject, statements
 
     def execute(self, sql, *arguments):
         self._statements.append(str(sql))
-        return self._connection.execute(sql, *arguments)
+        return self._subject.execute(sql, *arguments)
 
-    def cursor(self, *arguments, **options):
-        cursor = self._connection.cursor(*arguments, **options)
-        real, statements = cursor.executemany, self._statements
+    def executemany(self, sql, *arguments, **options):
+        self._statements.append(str(sql))
+        return self._subject.executemany(sql, *arguments, **options)
 
-        def executemany(sql, *arguments, **options):
-            statements.append(str(sql))
-            return real(sql, *arguments, **options)
+    def cursor(self):
+        return Recorder(self._subject.cursor(), self._statements)
 
-        cursor.executemany = executemany
-        return cursor
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._subject.close()
+
+    def __getattr__(self, name):
+        return getattr(self._subject, name)
 
 
 ONE_ACCOUNT = re.compile(r"FROM account WHERE id = %s FOR UPDATE$")

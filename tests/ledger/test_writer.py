@@ -252,3 +252,11 @@ async def test_a_hold_does_not_wait_for_every_slow_unit_of_work(writer: LedgerWr
     await asyncio.gather(*(slow(number) for number in range(10)), quick())
     assert finished.index("hold") < 5
     assert len(finished) == 11
+
+
+async def test_a_request_settled_for_nothing_gives_its_hold_back(writer: LedgerWriter, database: Database):
+    await writer.execute(grant(1_000))
+    placed = await writer.execute(hold(400))
+    await writer.execute(settle(placed.hold_id, 0))
+    assert account_row(database) == (1_000, 0, 1)
+    assert (await writer.execute(settle(placed.hold_id, 0))).repeated
