@@ -181,7 +181,12 @@ class PostgresqlStore:
         return self._select("SELECT id, account_id, amount FROM transfer WHERE id = ANY(%s)", list(ids))
 
     def flush(self, book: Book) -> None:
-        """See :class:`Store`."""
+        """See :class:`Store`; the statements share one round trip."""
+        with self._connection.pipeline():
+            self._write(book)
+        book.clear_writes()
+
+    def _write(self, book: Book) -> None:
         if book.new_accounts:
             rows = [_new_account_row(book, account_id) for account_id in book.new_accounts]
             self._insert(
@@ -219,7 +224,6 @@ class PostgresqlStore:
         if book.changed_lots:
             left = [(lot.id, lot.remaining, lot.expired) for lot in book.changed_lots.values()]
             self._update("lot", "id remaining expired", "bigint bigint bigint", left)
-        book.clear_writes()
 
     def _insert(self, table: str, columns: str, types: str, rows: Iterable[Sequence[Any]]) -> None:
         sql = f"INSERT INTO {table} ({columns}) SELECT * FROM unnest({_arrays(types)})"

@@ -38,6 +38,9 @@ def scheme(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def distributed(fresh_postgresql_url: str, scheme: str) -> Iterator[Database]:
     database = open_database(fresh_postgresql_url.replace("postgresql", scheme, 1))
+    if scheme == "cockroachdb":
+        with psycopg.connect(fresh_postgresql_url) as admin:
+            admin.execute("CREATE DOMAIN bytes AS bytea")  # CockroachDB's name for it
     migrate(database)
     yield database
     database.close_thread()

@@ -1,0 +1,120 @@
+"""What hosts say to each other: ledger commands and their answers as JSON, by name and in the order of their fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from hookspecs import Usage
+
+from ..errors import AccountInDebt, CreditsError, DatabaseError, InsufficientCredits
+from ..ledger.entries import (
+    Answer,
+    Code,
+    Command,
+    ExpireHold,
+    ExpireLots,
+    LotTerms,
+    Placed,
+    PlaceHold,
+    Posted,
+    PostTransfer,
+    Released,
+    ReleaseHold,
+    Settled,
+    SettleHold,
+)
+
+_COMMANDS: Final = {
+    kind.__name__: kind for kind in (PlaceHold, SettleHold, ReleaseHold, ExpireHold, PostTransfer, ExpireLots)
+}
+_ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Settled, Released, Posted)}
+_USAGE: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
+
+
+def pack(messages: list[list[Any]]) -> bytes:
+    """Return a frame's payload."""
+    return json.dumps(messages, separators=(",", ":")).encode()
+
+
+def unpack(payload: bytes) -> list[list[Any]]:
+    """Return the messages of a payload.
+
+    Raises:
+        ValueError: it is none of ours.
+    """
+    messages = json.loads(payload)
+    if not isinstance(messages, list) or not all(isinstance(message, list) for message in messages):
+        msg = "a frame holds a list of messages"
+        raise ValueError(msg)
+    return messages
+
+
+def command_message(number: int, command: Command) -> list[Any]:
+    """Return ``[number, name, field, …]``."""
+    return [number, type(command).__name__, *map(_plain, command)]
+
+
+def command_of(message: list[Any]) -> Command:
+    """Return the command of a message.
+
+    Raises:
+        ValueError: it is none of ours.
+    """
+    _, name, *fields = message
+    kind = _COMMANDS.get(name)
+    if kind is None or len(fields) != len(kind._fields):
+        msg = f"unknown command {name!r:.40} of {len(fields)} fields"
+        raise ValueError(msg)
+    values = dict(zip(kind._fields, fields, strict=True))
+    if values.get("usage") is not None:
+        values["usage"] = Usage(*values["usage"])
+    if kind is PostTransfer:
+        values["code"] = Code(values["code"])
+        values["terms"] = LotTerms(*values["terms"])
+    return kind(**values)
+
+
+def answer_message(number: int, answer: Answer) -> list[Any]:
+    """Return ``[number, name, field, …]``."""
+    return [number, type(answer).__name__, *answer]
+
+
+def error_message(number: int, error: BaseException) -> list[Any]:
+    """Return ``[number, code, message, fields]``; an error that is not ours becomes a database error."""
+    if not isinstance(error, CreditsError):
+        error = DatabaseError(f"the leading host failed: {error}")
+    return [number, error.code, error.message, error.fields]
+
+
+def outcome_of(message: list[Any]) -> Answer | CreditsError:
+    """Return the answer or the error of a message."""
+    _, name, *rest = message
+    kind = _ANSWERS.get(name)
+    if kind is not None:
+        return kind(*rest)
+    return _error(str(name), *rest)
+
+
+def _error(code: str, text: str, fields: dict[str, Any]) -> CreditsError:
+    kind = next((one for one in _subclasses(CreditsError) if one.code == code), DatabaseError)
+    if issubclass(kind, InsufficientCredits | AccountInDebt):
+        return kind(fields["account_id"], needed=fields["needed"], available=fields["available"])
+    return kind(text, **fields)
+
+
+def _subclasses(kind: type[CreditsError]) -> Iterator[type[CreditsError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _subclasses(child)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Usage():
+            return [getattr(value, name) for name in _USAGE]
+        case LotTerms():
+            return [value.priority, value.expires_at_ms]
+        case _:
+            return value
