@@ -197,6 +197,7 @@ class LedgerWriter:
                 time.sleep(_FIRST_PAUSE_S * 2**attempt)
             except Exception as error:  # noqa: BLE001 - whatever failed, every caller gets an answer
                 logger.warning("a batch of %d failed (%s); its commands are run one by one", len(batch), error)
+                self._reconnect()  # psycopg believes statements prepared that an aborted pipeline never prepared
                 for item in batch:
                     self._run_alone(item)
                 return len(batch)
@@ -214,8 +215,10 @@ class LedgerWriter:
                 self._reconnect()
                 item.error = _unknown(error)
             except peewee.IntegrityError as error:
+                self._reconnect()
                 item.error = DatabaseError(f"the database refused the command: {error}")
             except Exception as error:  # noqa: BLE001 - see _process
+                self._reconnect()
                 item.error = DatabaseError(f"the command failed in the database: {error}")
                 return
 
