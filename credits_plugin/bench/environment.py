@@ -18,7 +18,7 @@ _MARK: Final = "CREDITS_BENCH_FSYNC"
 _RAM_DISK: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 
 
-def fix_fsync_cost(arguments: list[str]) -> str:  # noqa: RET503 - execvpe does not return
+def fix_fsync_cost(arguments: list[str], *, module: str = "credits_plugin") -> str:  # noqa: RET503 - execvpe does not return
     """Start this process again with the shim that makes every fsync cost one millisecond; returns what applies.
 
     Without a C compiler or a RAM disk the disk's own fsync is measured: the ratios then drift with the disk.
@@ -32,12 +32,13 @@ def fix_fsync_cost(arguments: list[str]) -> str:  # noqa: RET503 - execvpe does 
     compiler = shutil.which("gcc") or "gcc"
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)  # noqa: S603 - our own file
     library.parent.chmod(0o755)
+    cost = os.environ.get("SLOWSYNC_US", str(FSYNC_US))
     environment = os.environ | {
         "LD_PRELOAD": str(library),
-        "SLOWSYNC_US": str(FSYNC_US),
-        _MARK: f"RAM disk, every fsync costs {FSYNC_US} µs",
+        "SLOWSYNC_US": cost,
+        _MARK: f"RAM disk, every fsync costs {cost} µs",
     }
-    command = [sys.executable, "-m", "credits_plugin", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     os.execvpe(sys.executable, command, environment)  # noqa: S606 - this process again, without a shell
 
 

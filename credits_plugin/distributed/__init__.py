@@ -1,1 +1,1 @@
-"""Beyond one machine: leases and routing between hosts, and the layout of a distributed database. See docs/scaling.md."""
+"""Beyond one machine: leases and routing between hosts, and distributed databases. See docs/scaling.md."""

@@ -96,7 +96,7 @@ def _apply_citus(database: peewee.Database) -> list[str]:
 
 
 def _placed(model: type[peewee.Model]) -> PlacedTable:
-    meta: Any = model._meta  # type: ignore[attr-defined]  # noqa: SLF001 - Peewee's documented name for it
+    meta: Any = model._meta  # noqa: SLF001 - Peewee's documented name for it
     name: str = meta.table_name
     if name in _EVERYWHERE:
         return PlacedTable(name, None, None, (f"SELECT create_reference_table('{name}')",))

@@ -34,7 +34,8 @@ _PAUSE_S: Final = 0.25
 def cockroach_database(url: str, **options: Any) -> peewee.Database:
     """Describe the CockroachDB database of ``cockroachdb://user@host:26257/name?…``; connects to nothing yet."""
     rest = url.partition("://")[2]
-    return CockroachDatabase(f"postgresql://{rest}", prefer_psycopg3=True, **options)
+    database: peewee.Database = CockroachDatabase(f"postgresql://{rest}", prefer_psycopg3=True, **options)
+    return database
 
 
 @contextlib.contextmanager

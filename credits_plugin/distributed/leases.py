@@ -77,7 +77,9 @@ class Leases:
 
 def leaders(leases: Sequence[Lease]) -> tuple[Lease | None, ...]:
     """Return each partition's leader; None where no host is live."""
-    return tuple(max(leases, key=lambda lease: _weight(partition, lease.owner), default=None) for partition in range(PARTITIONS))
+    return tuple(
+        max(leases, key=lambda lease: _weight(partition, lease.owner), default=None) for partition in range(PARTITIONS)
+    )
 
 
 def partition_of(account_id: int) -> int:

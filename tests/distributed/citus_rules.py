@@ -23,7 +23,8 @@ BEGIN
 END $$;
 
 CREATE FUNCTION create_distributed_table(
-  table_name regclass, distribution_column text, distribution_type text DEFAULT 'hash', colocate_with text DEFAULT 'default'
+  table_name regclass, distribution_column text, distribution_type text DEFAULT 'hash',
+  colocate_with text DEFAULT 'default'
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   key pg_attribute;

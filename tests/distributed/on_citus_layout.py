@@ -1,4 +1,4 @@
-"""A pytest plugin (``-p on_citus_layout``): every PostgreSQL database of the run gets the Citus layout and its store."""
+"""A pytest plugin (``-p on_citus_layout``): the run's PostgreSQL databases get the Citus layout and its store."""
 
 from __future__ import annotations
 

@@ -58,12 +58,21 @@ class Server:
             time.sleep(0.02)
         raise TimeoutError(f"{question} was not answered: {self.log()}")
 
+    def stop_sending(self) -> None:
+        """Freeze what sends changes to the standby: what is acknowledged from now on would be lost with this server."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            (pid,) = connection.execute("SELECT pid FROM pg_stat_replication").fetchone()
+        os.kill(pid, signal.SIGSTOP)
+
     def kill(self) -> None:
         """End every process of the server at once, as a power cut would: nothing is flushed, nobody is told."""
         if self.process is not None and self.process.poll() is None:
             # Backends lead groups of their own; the postmaster goes first, so that it cannot restart anything.
             children = subprocess.run(
-                ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
+                ["ps", "-o", "pid=", "--ppid", str(self.process.pid)],
+                check=False,
+                capture_output=True,
+                text=True,
             )
             for pid in (self.process.pid, *map(int, children.stdout.split())):
                 with contextlib.suppress(ProcessLookupError):

@@ -36,11 +36,15 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def distributed(fresh_postgresql_url: str, scheme: str) -> Iterator[Database]:
+def distributed(fresh_postgresql_url: str, scheme: str, monkeypatch) -> Iterator[Database]:
     database = open_database(fresh_postgresql_url.replace("postgresql", scheme, 1))
     if scheme == "cockroachdb":
         with psycopg.connect(fresh_postgresql_url) as admin:
             admin.execute("CREATE DOMAIN bytes AS bytea")  # CockroachDB's name for it
+        # Peewee asks for the version, and would take PostgreSQL's for that of a CockroachDB without savepoints.
+        monkeypatch.setattr(
+            CockroachDatabase, "_set_server_version", lambda self, _: setattr(self, "server_version", 250_200)
+        )
     migrate(database)
     yield database
     database.close_thread()
@@ -148,8 +152,8 @@ async def test_endless_conflicts_are_given_up_soon_and_the_writer_lives(running:
 def test_one_migrator_waits_for_another_without_advisory_locks(fresh_postgresql_url: str):
     first, second = (open_database(fresh_postgresql_url).primary for _ in range(2))
     with first.connection_context(), second.connection_context():
-        with migration_lock(first):
-            with pytest.raises(DatabaseError, match="migrating"), migration_lock(second, wait_s=0.3):
+        with migration_lock(first), pytest.raises(DatabaseError, match="migrating"):  # noqa: SIM117 - it must be held first
+            with migration_lock(second, wait_s=0.3):
                 pass
         with migration_lock(second, wait_s=0.3):
             first.execute_sql("UPDATE migration_lock SET until = clock_timestamp()")  # it died long ago
@@ -180,6 +184,6 @@ def test_the_ledgers_and_payments_own_tests_pass_at_serializable(postgresql_url:
 
 def test_the_ledgers_and_payments_own_tests_pass_on_the_citus_layout(postgresql_url: str):
     environment = {"CREDITS_TEST_POSTGRESQL": postgresql_url, "PYTHONPATH": str(Path(__file__).parent)}
-    # There, a transfer's id is one of its account's: no two accounts collide in it, which is what that test makes them do.
+    # There, a transfer's id is one of its account's: two accounts cannot collide in it, as that test makes them do.
     other = "tests/ledger/test_writer.py::test_a_failed_batch_is_replayed_and_only_the_culprit_fails[postgresql]"
     run_suite("-p", "on_citus_layout", "--deselect", other, "tests/ledger", "tests/payments", environment=environment)

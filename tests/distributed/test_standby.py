@@ -86,6 +86,8 @@ async def test_promotion_of_the_standby_under_load_loses_nothing_that_was_acknow
     callers = [asyncio.create_task(call(writer, number, acknowledged, stop)) for number in range(CALLERS)]
     await asyncio.sleep(1.0)
 
+    pair.primary.stop_sending()
+    await asyncio.sleep(0.2)
     pair.primary.kill()
     before = len(acknowledged.settled)
     await asyncio.to_thread(pair.standby.promote)
