@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     migration = commands.add_parser("migrate", help="bring the database's schema up to this version")
     _add_database(migration)
+    migration.add_argument("--distributed", choices=["citus"], help="also lay the tables out for a distributed engine")
     migration.set_defaults(run=_migrate)
 
     check = commands.add_parser("audit", help="check every invariant of the ledger while hosts go on")
@@ -146,7 +147,13 @@ def _serve(server: Coroutine[Any, Any, None]) -> int:
 
 
 def _migrate(options: argparse.Namespace) -> int:
-    applied = migrate(open_database(_database_url(options)))
+    database = open_database(_database_url(options))
+    applied = migrate(database)
+    if options.distributed:
+        from .distributed.citus import Engine, apply_layout  # noqa: PLC0415 - for a distributed engine alone
+
+        with database.primary.connection_context():
+            applied += apply_layout(database.primary, Engine(options.distributed))
     print(f"applied {', '.join(applied)}" if applied else "the database is up to date")
     return 0
 

@@ -109,7 +109,7 @@ def build(settings: Settings) -> Credits:
     database = open_database(settings.database_url)
     prepare_schema(database)
     new_id = IdMaker()
-    writer = LedgerWriter(database, new_id=new_id, queue_limit=settings.queue_limit)
+    writer = _open_writer(database, settings, new_id)
     writer.start()
     reads = Reads(database)
     shop = None
@@ -118,3 +118,20 @@ def build(settings: Settings) -> Credits:
         gateway = StripeGateway(settings.stripe_secret_key, api_base=settings.stripe_api_base)
         shop = Shop(settings, writer, reads, new_id, gateway, packages)
     return Credits(settings, database, reads, writer, new_id, price_book, PriceVersions(writer, reads), shop)
+
+
+def _open_writer(database: Database, settings: Settings, new_id: IdMaker) -> LedgerWriter:
+    """Return this host's writer; with a secret that hosts share, one that sends an account's commands to its home."""
+    if not settings.hosts_secret:
+        return LedgerWriter(database, new_id=new_id, queue_limit=settings.queue_limit)
+    from .distributed.router import RoutedWriter  # noqa: PLC0415 - for several hosts alone
+
+    host, _, port = settings.hosts_listen.rpartition(":")
+    return RoutedWriter(
+        database,
+        new_id=new_id,
+        secret=settings.hosts_secret.encode(),
+        host=host,
+        port=int(port),
+        queue_limit=settings.queue_limit,
+    )

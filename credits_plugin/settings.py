@@ -54,6 +54,8 @@ class Settings:
     sweep_interval_s: float = 5.0
     queue_limit: int = 20_000
     low_balance_credits: int = 100
+    hosts_secret: str = field(default="", repr=False)
+    hosts_listen: str = "127.0.0.1:0"
 
     def __post_init__(self) -> None:
         _require_url(self.frontend_url, "FRONTEND_URL")
@@ -62,6 +64,10 @@ class Settings:
             if not value.startswith("/") or value.endswith("/"):
                 msg = f"{name} must start with a slash and not end with one, like '/api/credits'; got {value!r}"
                 raise ConfigurationError(msg)
+        host, _, port = self.hosts_listen.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > _LAST_PORT:
+            msg = f"CREDITS_HOSTS_LISTEN must be an address and a port, like '10.0.0.5:7400'; got {self.hosts_listen!r}"
+            raise ConfigurationError(msg)
         for name, lowest, highest in _BOUNDS:
             value = getattr(self, name)
             if isinstance(value, bool) or not lowest <= value <= highest:
@@ -113,6 +119,7 @@ class Settings:
             raise ConfigurationError(msg)
 
 
+_LAST_PORT: Final = 65_535
 _BOUNDS: Final = (
     ("credits_per_usd", 1, 1_000_000),
     ("markup_bps", 0, 100 * BASIS_POINTS),
@@ -139,10 +146,12 @@ _ENVIRONMENT: Final = {
     "CREDITS_SWEEP_INTERVAL_S": "sweep_interval_s",
     "CREDITS_QUEUE_LIMIT": "queue_limit",
     "CREDITS_LOW_BALANCE_CREDITS": "low_balance_credits",
+    "CREDITS_HOSTS_SECRET": "hosts_secret",
+    "CREDITS_HOSTS_LISTEN": "hosts_listen",
 }
 
 # What the TOML file may set besides [[packages]] and [prices]; secrets stay in the environment.
-_FILE_KEYS: Final = frozenset(_ENVIRONMENT.values()) - {"stripe_secret_key", "stripe_webhook_secrets"}
+_FILE_KEYS: Final = frozenset(_ENVIRONMENT.values()) - {"stripe_secret_key", "stripe_webhook_secrets", "hosts_secret"}
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
