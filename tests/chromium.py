@@ -93,9 +93,9 @@ class Tab:
         await self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     async def ask(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression in the page."""
+        """Return the value of a JavaScript expression in the page; None from a page that is in transit."""
         answer = await self.send("Runtime.evaluate", expression=expression, returnByValue=True)
-        return answer["result"].get("value")
+        return answer.get("result", {}).get("value")
 
     async def wait_for(self, expression: str) -> None:
         """Wait until an expression is true; a page in transit answers nothing."""
