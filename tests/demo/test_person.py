@@ -43,7 +43,7 @@ async def test_a_person_buys_credits_with_a_card_and_chats(tmp_path, device: str
         await tab.open(demo.url)
         await picture(tab, f"{device}-1-login")
         await fill(tab, user="alice", password=PASSWORD)
-        await tab.wait_for("location.pathname === '/chat' && !!document.getElementById('message')")
+        await tab.wait_for("location.pathname === '/chat' && document.readyState === 'complete'")
         await say(tab, "hello")
         await tab.wait_for("!!document.querySelector('.problem a')")
         await picture(tab, f"{device}-2-refused")
@@ -54,7 +54,7 @@ async def test_a_person_buys_credits_with_a_card_and_chats(tmp_path, device: str
         await tab.wait_for("location.pathname.startsWith('/c/pay/') && document.readyState === 'complete'")
         card = {"email": "alice@example.com", "exp": "12 / 34", "cvc": "123", "name": "Alice"}
         await fill(tab, card_number="4000000000000002", **card)
-        await tab.wait_for("document.body.innerText.includes('declined')")
+        await tab.wait_for("document.readyState === 'complete' && document.body.innerText.includes('declined')")
         await picture(tab, f"{device}-3-declined")
         await fill(tab, card_number="4242424242424242", **card)
         await tab.wait_for("document.getElementById('main')?.dataset.state === 'paid'")
