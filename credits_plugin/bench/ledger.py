@@ -16,6 +16,7 @@ from ..ledger.audit import audit
 from ..ledger.entries import Code, PlaceHold, PostTransfer, SettleHold
 from ..ledger.ids import IdMaker, account_key, now_ms
 from ..ledger.writer import MAX_BATCH, LedgerWriter
+from .floor import FloorWriter
 
 CALLERS: Final = 256
 ACCOUNTS: Final = 1_000
@@ -90,6 +91,30 @@ async def _call(writer: LedgerWriter, name: str, deadline: float, new_id: IdMake
         await writer.execute(SettleHold(key, placed.hold_id, 321, now, _USAGE))
         pairs += 1
     return pairs
+
+
+def floor_pairs_per_second(floor: FloorWriter, load: Load) -> float:
+    """Return the same figure for the hand-written floor."""
+    return asyncio.run(_drive_floor(floor, load))
+
+
+async def _drive_floor(floor: FloorWriter, load: Load) -> float:
+    new_id = IdMaker()
+    started = time.perf_counter()
+    deadline = started + load.seconds
+
+    async def call(name: str) -> int:
+        key, pairs = account_key(name), 0
+        while time.perf_counter() < deadline:
+            now, hold_id = now_ms(), new_id()
+            if not await floor.submit(True, key, hold_id, 500, now):
+                raise AssertionError(name)
+            await floor.submit(False, key, hold_id, 321, now)
+            pairs += 1
+        return pairs
+
+    counts = await asyncio.gather(*(call(f"bench-{number % load.accounts}") for number in range(load.callers)))
+    return sum(counts) / (time.perf_counter() - started)
 
 
 def require_clean(database: Database) -> None:
