@@ -22,12 +22,13 @@ from ..ledger.entries import (
     PostTransfer,
     Released,
     ReleaseHold,
+    RollOver,
     Settled,
     SettleHold,
 )
 
 _COMMANDS: Final = {
-    kind.__name__: kind for kind in (PlaceHold, SettleHold, ReleaseHold, ExpireHold, PostTransfer, ExpireLots)
+    kind.__name__: kind for kind in (PlaceHold, SettleHold, ReleaseHold, ExpireHold, PostTransfer, ExpireLots, RollOver)
 }
 _ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Settled, Released, Posted)}
 _USAGE: Final = ("input", "cache_read", "cache_write", "output", "reasoning")

@@ -30,6 +30,8 @@ class Code(IntEnum):
     EXPIRY = 8
     ADJUSTMENT_IN = 9
     ADJUSTMENT_OUT = 10
+    ROLLED_OUT = 11
+    ROLLED_IN = 12
 
 
 SYSTEM_ACCOUNTS: Final[Mapping[Code, str]] = MappingProxyType(
@@ -44,9 +46,20 @@ SYSTEM_ACCOUNTS: Final[Mapping[Code, str]] = MappingProxyType(
         Code.EXPIRY: "breakage",
         Code.ADJUSTMENT_IN: "adjustments",
         Code.ADJUSTMENT_OUT: "adjustments",
+        Code.ROLLED_OUT: "rollover",
+        Code.ROLLED_IN: "rollover",
     }
 )
-INCOMING: Final = frozenset({Code.PURCHASE, Code.REFUND_FAILED, Code.DISPUTE_WON, Code.PROMOTION, Code.ADJUSTMENT_IN})
+INCOMING: Final = frozenset(
+    {
+        Code.PURCHASE,
+        Code.REFUND_FAILED,
+        Code.DISPUTE_WON,
+        Code.PROMOTION,
+        Code.ADJUSTMENT_IN,
+        Code.ROLLED_IN,
+    }
+)
 """Codes that move credits from their system account to the account; all others move them away from it."""
 CLAW_BACKS: Final = frozenset({Code.REFUND, Code.DISPUTE})
 """Codes that may leave an account in debt: the money has already gone back."""
@@ -255,7 +268,22 @@ class ExpireLots(NamedTuple):
     at_ms: int
 
 
-Command: TypeAlias = PlaceHold | SettleHold | ReleaseHold | ExpireHold | PostTransfer | ExpireLots
+class RollOver(NamedTuple):
+    """Move what is left of a lot, at most ``cap``, into a new lot with a later expiry. Answer: :class:`Posted`.
+
+    Two transfers of one amount, out and in, the second with the companion of ``transfer_id``: the balance stays and the
+    chain tells. The new lot keeps priority and payment. Moves nothing where nothing is left or the lot is due.
+    """
+
+    account_id: int
+    lot_id: int
+    transfer_id: int
+    at_ms: int
+    expires_at_ms: int | None
+    cap: int | None = None
+
+
+Command: TypeAlias = PlaceHold | SettleHold | ReleaseHold | ExpireHold | PostTransfer | ExpireLots | RollOver
 
 
 class Placed(NamedTuple):

@@ -66,8 +66,8 @@ class Needs:
         else:
             self.accounts.add(command.account_id)
             self.lots.add(command.account_id)
-            if careful:
-                self.transfers.add(command.transfer_id)
+            # Always: a repeated withdrawal must find that it stands, not that too little is left for it.
+            self.transfers.add(command.transfer_id)
 
 
 def load_holds(store: Store, book: Book, needs: Needs) -> None:

@@ -20,6 +20,7 @@ from .entries import (
     PostTransfer,
     Released,
     ReleaseHold,
+    RollOver,
     Settled,
     SettleHold,
 )
@@ -74,7 +75,7 @@ class Transaction:
     @overload
     def decide(self, command: ReleaseHold | ExpireHold) -> Released: ...
     @overload
-    def decide(self, command: PostTransfer | ExpireLots) -> Posted: ...
+    def decide(self, command: PostTransfer | ExpireLots | RollOver) -> Posted: ...
     def decide(self, command: Command) -> Any:
         """Apply a ledger command and write its rows.
 

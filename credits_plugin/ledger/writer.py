@@ -34,6 +34,7 @@ from .entries import (
     PostTransfer,
     Released,
     ReleaseHold,
+    RollOver,
     Settled,
     SettleHold,
 )
@@ -112,7 +113,7 @@ class LedgerWriter:
     @overload
     def execute(self, command: ReleaseHold | ExpireHold) -> asyncio.Future[Released]: ...
     @overload
-    def execute(self, command: PostTransfer | ExpireLots) -> asyncio.Future[Posted]: ...
+    def execute(self, command: PostTransfer | ExpireLots | RollOver) -> asyncio.Future[Posted]: ...
     def execute(self, command: Command) -> asyncio.Future[Any]:
         """Queue one command for the running event loop; its future is answered once its commit is on disk.
 
@@ -259,6 +260,7 @@ class LedgerWriter:
         """Decide one command of a unit of work and write its rows at once, for the SQL that follows."""
         needs = Needs()
         needs.add(command, careful=False)
+        needs.transfers.clear()  # a unit of work makes new ids: its transfers are not there yet
         load_holds(self._store, book, needs)
         answer = decide(book, command)
         self._store.flush(book)

@@ -24,6 +24,8 @@ _TITLES: Final = {
     Code.EXPIRY: "Expired",
     Code.ADJUSTMENT_IN: "Adjustment",
     Code.ADJUSTMENT_OUT: "Adjustment",
+    Code.ROLLED_OUT: "Carried over",
+    Code.ROLLED_IN: "Carried over",
 }
 
 

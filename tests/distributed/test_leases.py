@@ -31,6 +31,7 @@ from credits_plugin.ledger.entries import (
     PlaceHold,
     PostTransfer,
     ReleaseHold,
+    RollOver,
     SettleHold,
 )
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
@@ -127,6 +128,8 @@ COMMANDS = [
     ExpireHold(KEY, 1, 2),
     grant(7, terms=LotTerms(5, 9)),
     ExpireLots(KEY, 1, 2),
+    RollOver(KEY, 1, 2, 3, 4, cap=5),
+    RollOver(KEY, 1, 2, 3, None),
 ]
 
 

@@ -10,9 +10,12 @@ from aiohttp import web
 from shopfront import Page, Shopfront, StartShopfront, buy, buy_and_pay, deliver_to, page, plain_host
 
 from credits_plugin.bootstrap import Credits
-from credits_plugin.ledger.entries import SettleHold
+from credits_plugin.ledger.entries import Code, SettleHold
 from credits_plugin.ledger.ids import account_key, now_ms
+from credits_plugin.ledger.queries import TransferLine
+from credits_plugin.web.history import HistoryLine, HistoryPage
 from credits_plugin.web.rendering import STATIC
+from credits_plugin.web.statement import history_view
 from hookspecs import Usage
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}\u202egnp.exe\x9b31m"
@@ -29,6 +32,13 @@ async def test_the_account_page_shows_balance_packages_and_history(shopfront: Sh
         assert words in shown.text
     assert "AI request 120 tokens in (64 cached) 30 out \N{MINUS SIGN}0.0425 Balance 49.9575" in shown.text
     assert "Gift +50 Balance 50" in shown.text
+
+
+@pytest.mark.parametrize("code", Code)
+def test_every_kind_of_transfer_has_words_for_its_owner(code: Code):
+    line = TransferLine(1, 1, code, 1, 1, 0, None, None, None)
+    (shown,) = history_view(HistoryPage([HistoryLine(line, None)], None), is_first=True)["lines"]
+    assert shown["title"]
 
 
 async def test_a_purchase_in_the_history_names_its_payment(shopfront: Shopfront):

@@ -1,0 +1,183 @@
+"""The checks of one account: its row, holds, lots and payments against its chain. Pure: rows in, findings out."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from ...money import format_credits
+from ..entries import CLAW_BACKS, INCOMING, Code, HoldStatus
+from ..ids import id_time_ms, key_of_name
+from ..lots import next_expiry_at_ms
+from ..replay import LotReplay, Movement, stored_lots_differ
+from .report import AuditReport, Finding
+from .streams import AccountRows
+
+_NO_MONEY: Final = frozenset({Code.USAGE, Code.PROMOTION, Code.EXPIRY})
+_GIVEN_BACK: Final = frozenset({Code.REFUND_FAILED, Code.DISPUTE_WON})
+
+
+def check_account(report: AuditReport, rows: AccountRows) -> None:
+    """Check everything that is promised of one account, and count it."""
+    subject = _Subject(report, rows.account_id, str(rows.account[1] if rows.account is not None else rows.account_id))
+    open_holds = [hold for hold in rows.holds if hold[3] == HoldStatus.PLACED]
+    report.open_holds += len(open_holds)
+    report.lots += len(rows.lots)
+    if rows.account is not None:
+        report.count_account(opening=rows.start.balance, balance=rows.account[2])
+        _check_row(subject, rows, held=sum(hold[2] for hold in open_holds))
+        _check_lots(subject, rows)
+    else:
+        for what, invariant, there in (
+            ("transfers", 2, rows.chain.transfers),
+            ("holds", 3, rows.holds),
+            ("lots", 4, rows.lots),
+        ):
+            if there:
+                subject.fault(invariant, f"has {what} but no account row")
+    _check_payments(subject, rows)
+    for _, identifier, _, _, charged in rows.holds:
+        if charged is not None:
+            fault = Finding(7, f"hold {identifier}", "was charged, but has not ended as settled", rows.account_id)
+            report.note(fault)
+
+
+def check_past(report: AuditReport, rows: AccountRows, *, as_of_ms: int) -> bool:
+    """Count the account as it was then; returns whether its chain proves a balance of that time."""
+    if rows.is_anchored and not rows.chain.transfers and id_time_ms(rows.start.last_id) > as_of_ms:
+        report.archived += 1
+        return False
+    if not rows.chain.seq:
+        return False
+    if rows.account is None:
+        fault = Finding(2, f"account {rows.account_id}", "has transfers but no account row", rows.account_id)
+        report.note(fault)
+    report.count_account(opening=rows.start.balance, balance=rows.chain.balance)
+    return True
+
+
+class _Subject(NamedTuple):
+    """Notes what is wrong with one account."""
+
+    report: AuditReport
+    account_id: int
+    name: str
+
+    def fault(self, invariant: int, message: str, *, transfer_id: int | None = None, about: str = "") -> None:
+        subject = about or f"account {self.name}"
+        self.report.note(Finding(invariant, subject, message, self.account_id, transfer_id))
+
+    def compare(
+        self, expected: int | str | None, found: int | str | None, invariant: int, message: str, *, about: str = ""
+    ) -> None:
+        if expected != found:
+            subject = about or f"account {self.name}"
+            self.report.note(Finding(invariant, subject, message, self.account_id, None, expected, found))
+
+
+def _check_row(subject: _Subject, rows: AccountRows, *, held: int) -> None:
+    account_id, external_id, balance, stored_held, seq, last_id, last_hash, expiry = rows.account
+    chain = rows.chain
+    is_, wanted = (
+        (account_id, balance, stored_held, seq, last_id, bytes(last_hash), expiry),
+        (
+            key_of_name(external_id),
+            chain.balance,
+            held,
+            chain.seq,
+            chain.last_id,
+            chain.last_hash,
+            next_expiry_at_ms(rows.lots),
+        ),
+    )
+    if is_ != wanted:
+        _explain_row(subject, is_, wanted)
+    if balance < stored_held and not chain.may_owe:
+        subject.fault(4, "spent more than it had, without overrun or claw-back")
+
+
+def _explain_row(subject: _Subject, is_: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
+    texts = (
+        (2, "its id does not belong to its external id: {0}, it should be {1}"),
+        (2, "balance {0}, its transfers add up to {1}"),
+        (3, "held {0}, its open holds add up to {1}"),
+        (2, "says {0} transfers, its chain has {1}"),
+        (9, "says its last transfer is {0}, its chain ends with {1}"),
+        (9, "its head {0} is not the hash of its chain's end {1}"),
+        (4, "says credits expire next at {0}, its lots say {1}"),
+    )
+    for found, expected, (invariant, text) in zip(is_, wanted, texts, strict=True):
+        shown = [value.hex() if isinstance(value, bytes) else value for value in (found, expected)]
+        subject.compare(shown[1], shown[0], invariant, text.format(*shown))
+
+
+def _check_lots(subject: _Subject, rows: AccountRows) -> None:
+    """Replay the chain's lots and compare; where that cannot be done, compare the sum."""
+    left, balance = sum(lot.remaining for lot in rows.lots), rows.account[2]
+    chain = rows.chain
+    if left < max(balance, 0):
+        message = f"its lots have {format_credits(left)} left, less than its balance {format_credits(balance)}"
+        subject.compare(balance, left, 4, message)
+    elif _has_one_lot(rows):
+        return
+    elif chain.sound and chain.balance == balance and not rows.is_anchored and not _has_foreign_claw_back(rows):
+        replay = LotReplay({lot.id: lot for lot in rows.lots})
+        for identifier, code, amount, after, at_ms, reference in chain.events:
+            payment_id = rows.references.get(reference) if code in CLAW_BACKS else None
+            replay.apply(Movement(identifier, code, amount, after, at_ms, reference, payment_id))
+        replay.spend_down(balance)
+        for problem in replay.problems:
+            subject.fault(4, problem)
+        if replay.rolling:
+            subject.fault(1, f"{replay.rolling} microcredits were rolled out of a lot, but not into another")
+        for identifier, how in stored_lots_differ(rows.lots, replay):
+            subject.fault(4, how, about=f"account {subject.name}, lot {identifier}", transfer_id=identifier)
+
+
+def _has_one_lot(rows: AccountRows) -> bool:
+    """Whether all there ever was is one grant, the account's only lot. Most accounts: a replay would add 10 us each."""
+    if len(rows.lots) != 1 or len(rows.chain.events) != 1 or rows.is_anchored:
+        return False
+    lot, (identifier, code, amount, *_) = rows.lots[0], rows.chain.events[0]
+    return (lot.id, lot.amount, lot.expired) == (identifier, amount, 0) and code in INCOMING
+
+
+def _has_foreign_claw_back(rows: AccountRows) -> bool:
+    """Whether a claw-back names no payment of the account's, so that the lot it took from first is not known."""
+    if not any(lot.payment_id for lot in rows.lots):
+        return False
+    return any(event[1] in CLAW_BACKS and event[5] not in rows.references for event in rows.chain.events)
+
+
+def _check_payments(subject: _Subject, rows: AccountRows) -> None:
+    """Each grant belongs to one payment, for what was ordered; claw-backs are what the payments say, and no more."""
+    if not rows.payments and all(event[1] in _NO_MONEY for event in rows.chain.events):
+        return
+    purchases = {event[0]: event[2] for event in rows.chain.events if event[1] == Code.PURCHASE}
+    lots = {lot.id: lot for lot in rows.lots}
+    said = 0
+    for _, payment_id, microcredits, clawed_back, grant_id, status in rows.payments:
+        about = f"payment {payment_id}"
+        subject.report.payments += 1
+        said += clawed_back
+        if grant_id is None and status == "paid":
+            subject.fault(5, "is paid, but was never granted", about=about)
+        elif grant_id is not None:
+            lot = lots.get(grant_id)
+            granted = purchases.pop(grant_id, lot.amount if rows.is_anchored and lot is not None else 0)
+            message = f"its grant {grant_id} is not {format_credits(microcredits)} credits to its account"
+            subject.compare(microcredits, granted, 5, message, about=about)
+            if granted and (lot is None or lot.payment_id != payment_id):
+                subject.fault(5, f"the lot of its grant {grant_id} does not name it", about=about)
+        if not 0 <= clawed_back <= microcredits:
+            message = f"claw-backs of {clawed_back} exceed its grant {microcredits}"
+            subject.compare(microcredits, clawed_back, 6, message, about=about)
+    for identifier in purchases:
+        subject.fault(5, "is a purchase without a payment", about=f"transfer {identifier}", transfer_id=identifier)
+    _check_claw_backs(subject, rows, said=said)
+
+
+def _check_claw_backs(subject: _Subject, rows: AccountRows, *, said: int) -> None:
+    taken = sum(event[2] for event in rows.chain.events if event[1] in CLAW_BACKS)
+    taken -= sum(event[2] for event in rows.chain.events if event[1] in _GIVEN_BACK)
+    if not rows.is_anchored:
+        subject.compare(said, taken, 6, f"payments say {said} were clawed back, transfers say {taken}")

@@ -1,0 +1,116 @@
+"""One range of accounts as a merge of its tables, each read in the order of account ids. Reads only, judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from ..attribution import LOT_COLUMNS, claw_back_references
+from ..entries import HoldStatus, LotState
+from ..snapshots import Snapshot
+from .chains import NEVER, TRANSFERS, ByAccount, Chain, Note, walk
+from .starts import ChainStart, chain_starts, start_of
+
+_IN_RANGE: Final = "account_id BETWEEN %s AND %s"
+_ACCOUNTS: Final = (
+    "SELECT id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms FROM account "
+    "WHERE id BETWEEN %s AND %s ORDER BY id"
+)
+_HOLDS: Final = (
+    "SELECT h.account_id, h.id, h.amount, h.state, t.id FROM hold h LEFT JOIN transfer t ON t.id = h.id "
+    f"AND t.account_id = h.account_id WHERE h.{_IN_RANGE} AND h.state <> {int(HoldStatus.SETTLED)} "
+    "ORDER BY h.account_id, h.id"
+)
+_LOTS: Final = f"SELECT {LOT_COLUMNS} FROM lot WHERE {_IN_RANGE} ORDER BY account_id, id"
+_PAYMENTS: Final = (
+    "SELECT account_id, id, microcredits, clawed_back, grant_transfer_id, status FROM payment "
+    f"WHERE {_IN_RANGE} ORDER BY account_id, id"
+)
+
+
+class AccountRows(NamedTuple):
+    """All that one snapshot has of an account. ``account`` is None where rows belong to no account.
+
+    ``account``: id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms.
+    ``holds``, without settled ones: account id, id, amount, state, id of the transfer that charged it.
+    ``payments``: account id, id, microcredits, clawed_back, grant_transfer_id, status.
+    ``references`` maps what a claw-back refers to to its payment. Of the past there is the chain alone.
+    """
+
+    account_id: int
+    account: Any
+    start: ChainStart
+    chain: Chain
+    holds: list[Any]
+    lots: list[LotState]
+    payments: list[Any]
+    references: Mapping[str, int]
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether the chain's beginning was archived, so that only what needs no beginning can be checked."""
+        return self.start is not _WHOLE
+
+
+_WHOLE: Final = ChainStart()
+_NO_ROW: Final = (None,)
+
+
+def accounts_of(rows: Snapshot, bounds: tuple[int, int], note: Note, *, until_ms: int | None) -> Iterator[AccountRows]:
+    """Yield every account of the range that any row names, its chain walked; ``until_ms`` asks for the past."""
+    streams = _open(rows, bounds, past=until_ms is not None)
+    ends = NEVER if until_ms is None else until_ms
+    while (account_id := streams.next_account()) < NEVER:
+        start = _start(streams.starts, account_id)
+        yield AccountRows(
+            account_id,
+            (streams.accounts.take(account_id) or _NO_ROW)[0],
+            start,
+            walk(streams.transfers, account_id, start, note, until_ms=ends),
+            holds=streams.holds.take(account_id),
+            lots=[LotState(*lot) for lot in streams.lots.take(account_id)],
+            payments=streams.payments.take(account_id),
+            references={row[1]: row[2] for row in streams.references.take(account_id)},
+        )
+
+
+def _start(anchors: ByAccount, account_id: int) -> ChainStart:
+    return start_of(anchors.take(account_id)[0]) if anchors.account == account_id else _WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    accounts: ByAccount
+    starts: ByAccount
+    transfers: ByAccount
+    holds: ByAccount
+    lots: ByAccount
+    payments: ByAccount
+    references: ByAccount
+
+    def next_account(self) -> int:
+        return min(
+            self.accounts.account,
+            self.starts.account,
+            self.transfers.account,
+            self.holds.account,
+            self.lots.account,
+            self.payments.account,
+            self.references.account,
+        )
+
+
+def _open(rows: Snapshot, bounds: tuple[int, int], *, past: bool) -> _Streams:
+    def present(sql: str) -> Iterator[Any]:
+        return iter(()) if past else rows.stream(sql, bounds)
+
+    return _Streams(
+        accounts=ByAccount(rows.stream(_ACCOUNTS, bounds)),
+        starts=ByAccount(chain_starts(rows, bounds)),
+        transfers=ByAccount(rows.stream(TRANSFERS, bounds), column=1),
+        holds=ByAccount(present(_HOLDS)),
+        lots=ByAccount(present(_LOTS), column=1),
+        payments=ByAccount(present(_PAYMENTS)),
+        references=ByAccount(iter(()) if past else claw_back_references(rows, _IN_RANGE, bounds)),
+    )

@@ -1,0 +1,355 @@
+"""The pure rules and both real databases against a naive oracle, through random lives of two accounts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from ledger_oracle import NaiveAccount
+
+from credits_plugin import Usage
+from credits_plugin.database import Database, migrate, open_database
+from credits_plugin.errors import CreditsError
+from credits_plugin.ledger.attribution import lot_reports, paid_by
+from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.entries import (
+    INCOMING,
+    Code,
+    ExpireHold,
+    ExpireLots,
+    LotTerms,
+    PlaceHold,
+    PostTransfer,
+    Released,
+    ReleaseHold,
+    RollOver,
+    SettleHold,
+    TransferRow,
+)
+from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
+from credits_plugin.ledger.replay import LotReplay, Movement, stored_lots_differ
+from credits_plugin.ledger.rules import Book, decide
+from credits_plugin.ledger.writer import LedgerWriter
+from credits_plugin.models import Payment, Refund
+
+AMOUNTS = st.integers(1, 1_000)
+COSTS = st.integers(0, 600) | st.sampled_from([0, 50, 400, 2_000])
+WHO = st.integers(0, 1)
+PICK = st.integers(0, 1_000)
+STARTED_MS = now_ms() - 30 * 86_400_000
+"""Lives are lived in the past, so that every expiry of theirs is over by the writer's own clock too."""
+ids = itertools.count(IdMaker()(), 2)
+lives = itertools.count()
+
+
+@dataclass
+class Host:
+    """One real database behind its writer."""
+
+    database: Database
+    writer: LedgerWriter
+    loop: asyncio.AbstractEventLoop
+
+    def send(self, commands):
+        async def all_at_once():
+            return await asyncio.gather(*(self.writer.execute(one) for one in commands), return_exceptions=True)
+
+        return self.loop.run_until_complete(all_at_once())
+
+    def rows(self, sql, account_id):
+        sql = sql.replace("%s", self.database.primary.param)
+        return sorted(self.database.primary.execute_sql(sql, (account_id,)).fetchall())
+
+
+@contextmanager
+def running_host(url: str) -> Iterator[Host]:
+    database = open_database(url)
+    migrate(database)
+    writer = LedgerWriter(database, new_id=IdMaker())
+    writer.start()
+    with closing(asyncio.new_event_loop()) as loop:
+        yield Host(database, writer, loop)
+    writer.close()
+    database.close_thread()
+
+
+class Life(RuleBasedStateMachine):
+    """Commands gather in ``pending``; ``send`` gives them to the rules, to the oracle and, at once, to each host."""
+
+    hosts: tuple[Host, ...] = ()
+
+    def __init__(self):
+        super().__init__()
+        life = next(lives)
+        self.names = [f"anna-{life}", f"boris-{life}"]
+        self.keys = [account_key(name) for name in self.names]
+        self.naive = {key: NaiveAccount() for key in self.keys}
+        self.book = Book()
+        self.transfers = []
+        self.clock = STARTED_MS
+        self.pending, self.sent = [], []
+        self.holds, self.payments, self.clawed, self.refunds, self.lots = [], [], {}, [], []
+
+    @initialize(amounts=st.tuples(AMOUNTS, AMOUNTS))
+    def both_begin_with_something(self, amounts):
+        for who, amount in enumerate(amounts):
+            self.post(who, Code.PROMOTION, 500 + amount)
+            self.give(who, 500, priority=1, lifetime=60)
+        self.send()
+
+    def tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def post(self, who, code, amount, *, reference=None, payment_id=None, terms=None) -> int:
+        transfer_id = next(ids)
+        fields = (code, amount, self.tick(), reference, payment_id, terms or LotTerms())
+        self.pending.append(PostTransfer(self.keys[who], self.names[who], transfer_id, *fields))
+        return transfer_id
+
+    @rule(who=WHO, amount=AMOUNTS, priority=st.integers(0, 2), lifetime=st.none() | st.integers(1, 40))
+    def give(self, who, amount, priority, lifetime):
+        expires = None if lifetime is None else self.clock + lifetime
+        lot = self.post(who, Code.PROMOTION, amount, terms=LotTerms(priority, expires))
+        if expires is not None:
+            self.lots.append((who, lot, expires))
+
+    @rule(who=WHO, amount=AMOUNTS, priority=st.integers(0, 2))
+    def sell(self, who, amount, priority):
+        payment = next(ids)
+        grant = self.post(who, Code.PURCHASE, amount, payment_id=payment, terms=LotTerms(priority))
+        self.payments.append((payment, who, amount, grant))
+        self.clawed[payment] = 0
+
+    @precondition(lambda self: self.payments)
+    @rule(pick=PICK, part=st.integers(1, 4))
+    def claw_back(self, pick, part):
+        payment, who, amount, _ = self.payments[pick % len(self.payments)]
+        taken = (amount - self.clawed[payment] + part - 1) // part
+        if taken:
+            self.clawed[payment] += taken
+            self.refunds.append((f"re_{next(ids)}", payment, who))
+            self.post(who, Code.REFUND, taken, reference=self.refunds[-1][0], payment_id=payment)
+
+    @precondition(lambda self: any(self.clawed.values()))
+    @rule(pick=PICK)
+    def give_back(self, pick):
+        clawed = [one for one in self.payments if self.clawed[one[0]]]
+        payment, who, _, _ = clawed[pick % len(clawed)]
+        self.post(who, Code.REFUND_FAILED, self.clawed[payment], payment_id=payment)
+        self.clawed[payment] = 0
+
+    @rule(who=WHO, amount=AMOUNTS)
+    def take_by_hand(self, who, amount):
+        self.post(who, Code.ADJUSTMENT_OUT, amount)
+
+    @rule(who=WHO, amount=st.integers(0, 400), ttl=st.integers(1, 90), times=st.integers(1, 4))
+    def place(self, who, amount, ttl, times):
+        for _ in range(times):
+            hold, now = next(ids), self.tick()
+            self.pending.append(PlaceHold(self.keys[who], self.names[who], hold, amount, now, now + ttl, 1, 10))
+            self.holds.append((who, hold))
+
+    def some_hold(self, pick) -> tuple[int, int]:
+        """An open hold, mostly; else any of the newest, whatever became of it."""
+        newest = self.holds[-8:]
+        now_open = [(who, hold) for who, hold in self.holds if self.naive[self.keys[who]].is_open(hold)]
+        choice = newest if pick % 4 == 0 or not now_open else now_open
+        return choice[pick % len(choice)]
+
+    @precondition(lambda self: self.holds)
+    @rule(costs=st.lists(st.tuples(PICK, COSTS), min_size=1, max_size=4))
+    def settle(self, costs):
+        for pick, cost in costs:
+            who, hold = self.some_hold(pick)
+            self.pending.append(SettleHold(self.keys[who], hold, cost, self.tick(), Usage(input=cost)))
+
+    @precondition(lambda self: self.holds)
+    @rule(pick=PICK, charge=st.integers(0, 100), kind=st.sampled_from(["release", "expire"]))
+    def end_otherwise(self, pick, charge, kind):
+        who, hold = self.some_hold(pick)
+        key = self.keys[who]
+        release = ReleaseHold(key, hold, self.tick())
+        self.pending.append(release if kind == "release" else ExpireHold(key, hold, self.clock, charge))
+
+    @rule(who=WHO, steps=st.integers(1, 30))
+    def time_passes(self, who, steps):
+        self.clock += steps
+        self.pending.append(ExpireLots(self.keys[who], next(ids), self.clock))
+
+    @precondition(lambda self: self.lots)
+    @rule(pick=PICK, cap=st.none() | st.integers(0, 500), longer=st.none() | st.integers(1, 60))
+    def roll_over(self, pick, cap, longer):
+        who, lot, expires = self.lots[pick % len(self.lots)]
+        later, transfer_id = None if longer is None else expires + longer, next(ids)
+        self.pending.append(RollOver(self.keys[who], lot, transfer_id, self.tick(), later, cap))
+        if later is not None:
+            self.lots.append((who, transfer_id | 1, later))
+
+    @precondition(lambda self: self.sent)
+    @rule(pick=PICK)
+    def repeat(self, pick):
+        self.pending.append(self.sent[-1 - pick % min(len(self.sent), 12)])
+
+    @precondition(lambda self: self.pending)
+    @rule()
+    def send(self):
+        commands, expected = [], []
+        for command in self.pending:
+            if not self.would_be_refused_again(command):
+                commands.append(command)
+                expected.append(self.decide(command))
+        self.sent += commands
+        self.pending = []
+        for host in self.hosts:
+            assert list(map(comparable, host.send(commands))) == list(map(comparable, expected))
+            self.rows_equal_the_book(host)
+
+    def would_be_refused_again(self, command) -> bool:
+        """A hold that is asked for again: it is looked for by request id alone, so without one it needs room again."""
+        if not isinstance(command, PlaceHold) or command not in self.sent:
+            return False
+        account, hold = self.book.accounts.get(command.account_id), self.book.holds.get(command.hold_id)
+        return account is None or hold is None or account.balance < 0 or command.amount > account.available
+
+    def decide(self, command):
+        """Return the pure rules' answer, having compared it with the oracle's."""
+        naive = self.naive[command.account_id]
+        known = isinstance(command, PlaceHold) and command.hold_id in naive.holds
+        state = naive.holds[command.hold_id][1] if known else None
+        wanted = naive.apply(command)
+        answer = outcome(self.book, command)
+        if isinstance(answer, CreditsError):
+            assert type(answer) is wanted or (known and state != "open"), (command, answer, wanted)
+        else:
+            assert isinstance(answer, Released) or answer.amount == wanted, (command, answer, wanted)
+        self.transfers += map(TransferRow._make, self.book.new_transfers)
+        self.book.clear_writes()
+        return answer
+
+    def rows_equal_the_book(self, host):
+        for key in self.keys:
+            account = self.book.accounts.get(key)
+            columns = "balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms"
+            rows = host.rows(f"SELECT {columns} FROM account WHERE id = %s", key)
+            assert rows == ([] if account is None else [tuple(getattr(account, name) for name in columns.split(", "))])
+            lots = host.rows("SELECT id, priority, amount, remaining, expired FROM lot WHERE account_id = %s", key)
+            mine = self.book.lots.get(key, [])
+            assert lots == sorted((lot.id, lot.priority, lot.amount, lot.remaining, lot.expired) for lot in mine)
+            holds = host.rows("SELECT id, amount, state FROM hold WHERE account_id = %s", key)
+            kept = [hold for hold in self.book.holds.values() if hold.account_id == key]
+            assert holds == sorted((hold.id, hold.amount, hold.status) for hold in kept)
+            chain = host.rows("SELECT seq, id, code, amount, balance_after FROM transfer WHERE account_id = %s", key)
+            links = [row for row in self.transfers if row.account_id == key]
+            assert chain == [(row.seq, row.id, row.code, row.amount, row.balance_after) for row in links]
+
+    @invariant()
+    def books_agree(self):
+        for key, naive in self.naive.items():
+            account = self.book.accounts.get(key)
+            assert (account is not None) == naive.exists
+            if account is not None:
+                assert (account.balance, account.held) == (naive.balance, naive.held)
+
+    @invariant()
+    def replayed_chains_end_with_the_stored_lots(self):
+        for key, naive in self.naive.items():
+            replay = self.replayed(key)
+            stored = [type(lot)(**asdict(lot)) for lot in self.book.lots.get(key, [])]
+            assert stored_lots_differ(stored, replay) == []
+            left = {lot.id: (lot.left, lot.expired) for lot in naive.lots}
+            assert {lot.id: (lot.remaining, lot.expired) for lot in replay.lots.values()} == left
+
+    def replayed(self, key) -> LotReplay:
+        payments = {reference: payment for reference, payment, _ in self.refunds}
+        replay = LotReplay({lot.id: lot for lot in self.book.lots.get(key, [])})
+        for row in self.transfers:
+            if row.account_id == key and (row.code != Code.USAGE or row.balance_after < 0):
+                fields = (row.id, row.code, row.amount, row.balance_after, row.at_ms, row.reference)
+                replay.apply(Movement(*fields, payments.get(row.reference)))
+        if key in self.book.accounts:
+            replay.spend_down(self.book.accounts[key].balance)
+        assert replay.problems == []
+        assert replay.rolling == 0
+        return replay
+
+    def teardown(self):
+        if self.pending:
+            self.send()
+        for host in self.hosts:
+            self.write_payments(host.database)
+            assert audit(host.database, transfers_per_range=20).findings == []
+            for key in self.keys:
+                self.attribution_agrees(host.database, key)
+
+    def attribution_agrees(self, database, key):
+        if key not in self.book.accounts:
+            return
+        naive = self.naive[key]
+        for row in [row for row in self.transfers if row.account_id == key and row.code not in INCOMING][-12:]:
+            paid = paid_by(database.reader, key, row.id)
+            assert [(share.lot_id, share.microcredits) for share in paid.shares] == naive.took[row.id]
+            assert paid.owed == sum(left for identifier, left in naive.debts if identifier == row.id)
+        left = {lot.id: (lot.amount, lot.left, lot.expired) for lot in naive.lots}
+        reports = lot_reports(database.reader, key)
+        assert {one.lot_id: (one.granted, one.remaining, one.expired) for one in reports} == left
+        for one in reports:
+            gone = one.spent + one.not_yet_attributed + one.clawed_back + one.withdrawn + one.expired + one.rolled_over
+            assert one.granted == gone + one.remaining
+
+    def write_payments(self, database):
+        """What our side of Stripe would have written beside the grants and claw-backs."""
+        common = {"status": "paid", "package_id": 1, "package_name": "p", "amount_minor": 1, "currency": "eur"}
+        common |= {"livemode": 0, "created_at_ms": 0, "updated_at_ms": 0}
+        granted = {row.id for row in self.transfers}
+        with database.primary.connection_context():
+            for payment, who, amount, grant in self.payments:
+                assert grant in granted
+                row = {"id": payment, "account_id": self.keys[who], "microcredits": amount, "grant_transfer_id": grant}
+                row |= {"clawed_back": self.clawed[payment], "idempotency_key": str(payment)}
+                Payment.insert({**common, **row}).execute(database.primary)
+            for reference, payment, who in self.refunds:
+                row = {"id": int(reference[3:]), "payment_id": payment, "account_id": self.keys[who], "reason": ""}
+                row |= {"stripe_refund_id": reference, "idempotency_key": reference, "actor": "stripe"}
+                row |= {"status": "succeeded", "amount_minor": 1, "currency": "eur"}
+                Refund.insert({**row, "created_at_ms": 0, "updated_at_ms": 0}).execute(database.primary)
+
+
+def outcome(book, command):
+    """The rules' answer, or the error that they raise."""
+    try:
+        return decide(book, command)
+    except CreditsError as error:
+        return error
+
+
+def comparable(answer):
+    return type(answer) if isinstance(answer, BaseException) else answer
+
+
+PATIENT = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_the_rules_agree_with_a_naive_ledger():
+    run_state_machine_as_test(Life, settings=settings(PATIENT, max_examples=200, stateful_step_count=50))
+
+
+@pytest.mark.parametrize("kind", ["sqlite_url", "fresh_postgresql_url"])
+def test_a_real_database_agrees_with_the_rules_and_a_naive_ledger(kind: str, request: pytest.FixtureRequest):
+    with running_host(request.getfixturevalue(kind)) as host:
+        machine = type("LifeOnDisk", (Life,), {"hosts": (host,)})
+        run_state_machine_as_test(machine, settings=settings(PATIENT, max_examples=30, stateful_step_count=50))
