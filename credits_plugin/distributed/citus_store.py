@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..database import Database
+from ..ledger.book import Book
 from ..ledger.entries import AccountState, HoldState
-from ..ledger.rules import Book
 from ..ledger.store import _ACCOUNT, _HOLD, PostgresqlStore, _arrays
 
 

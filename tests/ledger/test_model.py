@@ -26,6 +26,7 @@ from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.errors import CreditsError
 from credits_plugin.ledger.attribution import lot_reports, paid_by
 from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.book import Book
 from credits_plugin.ledger.entries import (
     INCOMING,
     Code,
@@ -42,7 +43,7 @@ from credits_plugin.ledger.entries import (
 )
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
 from credits_plugin.ledger.replay import LotReplay, Movement, stored_lots_differ
-from credits_plugin.ledger.rules import Book, decide
+from credits_plugin.ledger.rules import decide
 from credits_plugin.ledger.writer import LedgerWriter
 from credits_plugin.models import Payment, Refund
 
