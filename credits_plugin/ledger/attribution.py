@@ -19,8 +19,7 @@ from .entries import CLAW_BACKS, INCOMING, Code, LotState
 from .ids import id_time_ms
 from .replay import LotReplay, Movement, Share, Use
 from .snapshots import Snapshot, snapshot
-
-LOT_COLUMNS: Final = "id, account_id, priority, expires_at_ms, amount, remaining, payment_id, expired"
+from .store import LOT_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)

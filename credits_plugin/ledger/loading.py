@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .book import Book
-from .entries import Command, ExpireHold, HoldStatus, PlaceHold, ReleaseHold, SettleHold
+from .entries import Command, ExpireHold, HoldState, HoldStatus, PlaceHold, ReleaseHold, SettleHold
 from .ids import now_ms
 from .store import Store
 from .work import Work
@@ -25,12 +25,15 @@ def load_book(store: Store, commands: Iterable[Command | Work], *, careful: bool
     book.forget_what_may_move()
     for command in commands:
         needs.add(command, careful=careful)
-    accounts = book.accounts
-    if missing := needs.accounts - accounts.keys():
-        for account in store.accounts(missing):
-            accounts[account.id] = account
+    missing, missing_holds = needs.accounts - book.accounts.keys(), needs.holds - book.holds.keys()
+    if missing or missing_holds:
+        accounts, holds = store.read(missing, missing_holds)
+        book.accounts.update((account.id, account) for account in accounts)
+        _add_holds(book, holds)
     _load_lots(store, book, needs)
-    load_holds(store, book, needs)
+    if unknown := needs.requests - book.requests.keys():
+        _add_holds(book, store.requests(unknown))
+    _load_proofs(store, book, needs)
     return book
 
 
@@ -85,15 +88,23 @@ class Needs:
 
 def load_holds(store: Store, book: Book, needs: Needs) -> None:
     """Add the holds that are needed, and the transfers that prove those that are gone."""
-    holds = book.holds
-    missing = needs.holds - holds.keys()
-    found = store.holds(missing) if missing else []
-    if unknown := needs.requests - book.requests.keys():
-        found += store.requests(unknown)
+    if missing := needs.holds - book.holds.keys():
+        _add_holds(book, store.holds(missing))
+    if needs.requests:
+        _add_holds(book, store.requests(needs.requests))
+    _load_proofs(store, book, needs)
+
+
+def _add_holds(book: Book, found: Iterable[HoldState]) -> None:
     for hold in found:
-        kept = holds.setdefault(hold.id, hold)
+        kept = book.holds.setdefault(hold.id, hold)
         if kept.request_id is not None:
             book.requests[kept.account_id, kept.request_id] = kept.id
+
+
+def _load_proofs(store: Store, book: Book, needs: Needs) -> None:
+    """Look for the transfers of the holds that have ended, and for those that were asked for."""
+    holds = book.holds
     gone = {hold_id for hold_id in needs.holds if hold_id not in holds or holds[hold_id].status == _SETTLED}
     gone |= needs.transfers
     if gone:

@@ -271,10 +271,11 @@ class LedgerWriter:
             if self._turn is not None:
                 stack.enter_context(self._turn)
                 self._keep_wal_short(is_new=is_new)
-            stack.enter_context(self._store.transaction())
             if batch.of_work:
+                stack.enter_context(self._store.transaction())
                 self._run_works(batch)
                 return
+            stack.enter_context(self._store.batch())
             if careful or not self._store.is_unchanged():
                 known = None
             book = load_book(self._store, [item[0] for item in batch.items], careful=careful, known=known)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from ..attribution import LOT_COLUMNS, claw_back_references
+from ..attribution import claw_back_references
 from ..entries import HoldStatus, LotState
 from ..snapshots import Snapshot
+from ..store import LOT_COLUMNS
 from .chains import NEVER, TRANSFERS, ByAccount, Chain, Note, walk
 from .starts import ChainStart, chain_starts, start_of
 
