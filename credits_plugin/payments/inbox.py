@@ -82,8 +82,8 @@ async def _handle(shop: Shop, event: StripeEvent) -> Receipt:
     plan = await plan_event(shop, event)
 
     def work(tx: Transaction) -> tuple[Verdict, bool]:
-        _insert_event(tx, event)
-        seen = inbox_event(tx.database, event.id)
+        is_new = _insert_event(tx, event)
+        seen = None if is_new else inbox_event(tx.database, event.id)
         if seen is not None and seen.status is InboxStatus.PROCESSED:
             return Verdict(seen.status, seen.detail), True
         verdict = plan.run(tx)
@@ -114,8 +114,8 @@ async def _note_failure(shop: Shop, event: StripeEvent, error: Exception) -> Non
         logger.exception("The failure of Stripe event %s could not be recorded", event.id)
 
 
-def _insert_event(tx: Transaction, event: StripeEvent) -> None:
-    """Add the event's row if it is new; on PostgreSQL this waits for another host that is adding it."""
+def _insert_event(tx: Transaction, event: StripeEvent) -> bool:
+    """Add the event's row if it is new, and say so; on PostgreSQL this waits for another host that is adding it."""
     row = (
         event.id,
         event.type,
@@ -126,7 +126,8 @@ def _insert_event(tx: Transaction, event: StripeEvent) -> None:
         event.created_at_ms,
         tx.at_ms,
     )
-    _INSERT.execute(tx.database, *row)
+    added: int = _INSERT.execute(tx.database, *row).rowcount
+    return added == 1
 
 
 def _finish_event(
