@@ -19,7 +19,10 @@ def test_each_execution_binds_its_own_values_among_the_constants(database: Datab
     )
     for number in range(3):
         assert insert.execute(database.primary, number, f"kind {number}").rowcount == 1
+    rename = Prepared(lambda identifier, kind: OutboxMessage.update(kind=kind).where(OutboxMessage.id == identifier))
+    assert rename.execute(database.primary, 1, "renamed").rowcount == 1  # in the SQL the second value comes first
     read = Prepared(lambda kind: OutboxMessage.select().where(OutboxMessage.kind == kind))
+    assert [row["id"] for row in read.rows(database.primary, "renamed")] == [1]
     (row,) = read.rows(database.primary, "kind 2")
     assert row == {
         "id": 2,
