@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from .environment import Bench
-from .report import Bar, at_most, bar
+from .report import Bar, at_most, bar, not_measured
 from .rounds import interleave
 
+_NAME: Final = "Memory of the plugin in an idle host, above aiohttp"
+_GOAL: Final = at_most(30)
 _HOST: Final = Path(__file__).with_name("idle_host.py")
 
 
@@ -20,6 +22,8 @@ def measure_memory(bench: Bench) -> list[Bar]:
     The bar is a host on SQLite as the core install makes it. Peewee loads PostgreSQL's driver wherever that is
     installed, so a host with the extra ``postgres`` is larger, and shown beside it.
     """
+    if not Path("/proc/self/status").exists():
+        return [not_measured(_NAME, "MB", _GOAL, why="no /proc on this system")]
     rounds = interleave(
         bench.scale.rounds,
         lambda: {"bare": _resident_mb("bare")},
@@ -28,7 +32,7 @@ def measure_memory(bench: Bench) -> list[Bar]:
     )
     bare = rounds.median("bare")
     return [
-        bar("Memory of the plugin in an idle host, above aiohttp", rounds.median("core") - bare, "MB", at_most(30)),
+        bar(_NAME, rounds.median("core") - bare, "MB", _GOAL),
         bar("Memory, with the extra postgres installed", rounds.median("extra") - bare, "MB"),
         bar("Memory of a bare aiohttp host", bare, "MB"),
     ]

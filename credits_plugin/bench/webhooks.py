@@ -138,8 +138,11 @@ class Host:
     pid: int
 
     def cpu_s(self) -> float:
-        """Return the CPU time that all its threads have used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        """Return the CPU time that all its threads have used; 0 on a system without /proc."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        if not stat.exists():
+            return 0
+        fields = stat.read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
 
 

@@ -131,7 +131,7 @@ def test_only_the_named_groups_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CREDITS_BENCH_FSYNC", "the disk's own fsync")  # else this very process would start anew
     path = tmp_path / "bench.json"
     assert command.run(url=None, out=path, arguments=[], only="size", scale=TINY) == 0
-    (entry,) = json.loads(path.read_text())
+    entry, _ = json.loads(path.read_text())
     assert entry.keys() == {"name", "value", "unit", "goal", "holds"}
     assert entry["name"] in capsys.readouterr().out
 
