@@ -211,7 +211,7 @@ async def test_a_hold_that_is_repeated_after_it_has_ended_is_refused_and_reserve
     await writer.execute(ENDINGS[ending](command.hold_id))
     once = books(database)
 
-    with pytest.raises(LedgerError, match="ended|settled|released|expired"):
+    with pytest.raises(LedgerError, match=r"ended|settled|released|expired"):
         await writer.execute(command)
 
     assert books(database) == once
