@@ -184,7 +184,7 @@ def _expire_hold(book: Book, command: ExpireHold) -> Released:
     ):
         return Released(command.hold_id, changed=False)
     account = book.accounts[hold.account_id]
-    charge = min(command.charge, hold.amount)
+    charge = min(command.charge, hold.amount) if hold.id not in book.settled else 0
     if charge > 0:
         usage = command.usage or Usage()
         _append_transfer(
@@ -274,6 +274,8 @@ def _add_lot(book: Book, account: AccountState, command: PostTransfer) -> None:
 
 def _expire_lots(book: Book, command: ExpireLots) -> Posted:
     account = book.accounts.get(command.account_id)
+    if command.transfer_id in book.settled:
+        return _repeat_transfer(book, command.transfer_id, account)
     if account is None or account.next_expiry_at_ms is None or account.next_expiry_at_ms > command.at_ms:
         return Posted(0, account.balance if account else 0)
     return Posted(_post_breakage(book, account, transfer_id=command.transfer_id, at_ms=command.at_ms), account.balance)
