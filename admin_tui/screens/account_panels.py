@@ -50,9 +50,13 @@ def balance_lines(facts: AccountFacts) -> list[Line]:
         _number("held", account.held, Tone.WARNING if account.held else Tone.MUTED),
         _number("balance", account.balance, Tone.BAD if account.balance < 0 else Tone.PLAIN),
         [Cell("next expiry ", Tone.MUTED), _expiry(account.next_expiry_at_ms, facts.at_ms)],
-        [Cell(f"{account.transfers:,} transfers", Tone.MUTED)],
+        [Cell(f"{account.transfers:,} transfers{_archived(account)}", Tone.MUTED)],
         [Cell(account.email or "no e-mail known", Tone.MUTED)],
     ]
+
+
+def _archived(account: Balance) -> str:
+    return f", {account.archived:,} archived" if account.archived else ""
 
 
 def why_title(facts: AccountFacts) -> str:

@@ -35,7 +35,7 @@ class CopyReport:
 
 
 def copy_database(source: Database, target: Database) -> CopyReport:
-    """Copy every table, then prove the copy: row counts, balances recomputed from transfers, chain heads, an audit.
+    """Copy every table, then prove the copy: row counts, balances recomputed from transfers (and archived links), chain heads, an audit.
 
     Raises:
         DatabaseError: the source lacks this version's schema, the target is not empty, or the copy differs; the target
@@ -129,13 +129,16 @@ def _prove(source: Database, target: Database, rows: dict[str, int]) -> CopyRepo
             msg = f"{_name(model)} has {there} rows in the source and {here} in the copy; nothing was kept"
             raise DatabaseError(msg)
     sums = (
-        "SELECT a.external_id, a.balance, COALESCE(t.total, 0) FROM account a LEFT JOIN (SELECT account_id, "
-        f"SUM(CASE WHEN code IN ({_INCOMING}) THEN amount ELSE -amount END) AS total FROM transfer GROUP BY account_id"
-        ") t ON t.account_id = a.id WHERE a.balance <> COALESCE(t.total, 0)"
+        "SELECT a.external_id, a.balance, COALESCE(t.total, 0), COALESCE(g.balance, 0) FROM account a LEFT JOIN ("
+        f"SELECT account_id, SUM(CASE WHEN code IN ({_INCOMING}) THEN amount ELSE -amount END) AS total FROM transfer "
+        "GROUP BY account_id) t ON t.account_id = a.id LEFT JOIN archive_anchor g ON g.account_id = a.id "
+        "WHERE a.balance <> COALESCE(t.total, 0) + COALESCE(g.balance, 0)"
     )
     wrong = target.primary.execute_sql(sums).fetchone()
     if wrong is not None:
-        msg = f"account {wrong[0]} says balance {wrong[1]}, its copied transfers add up to {wrong[2]}; nothing was kept"
+        archived = f", its archived ones left {wrong[3]}" if wrong[3] else ""
+        msg = f"account {wrong[0]} says balance {wrong[1]}, its copied transfers add up to {wrong[2]}{archived}"
+        msg = f"{msg}; nothing was kept"
         raise DatabaseError(msg)
     (accounts, theirs), (_, ours) = _heads(source), _heads(target)
     if theirs != ours:
@@ -145,12 +148,18 @@ def _prove(source: Database, target: Database, rows: dict[str, int]) -> CopyRepo
 
 
 def _heads(database: Database) -> tuple[int, str]:
-    """Return the number of accounts and a digest over (id, seq, balance, last transfer, hash) of each, in id order."""
+    """Return the number of accounts and a digest over (id, seq, balance, last transfer, hash) of each, in id order.
+
+    Behind them the same of the archived links that chains go on from, if there are any.
+    """
     digest, count = hashlib.sha256(), 0
     sql = "SELECT id, seq, balance, held, last_transfer_id, last_hash FROM account ORDER BY id"
     for *numbers, last_hash in database.primary.execute_sql(sql):
         digest.update(f"{numbers}{bytes(last_hash).hex()}\n".encode())
         count += 1
+    sql = "SELECT account_id, seq, balance, transfer_id, hash FROM archive_anchor ORDER BY account_id"
+    for *numbers, last_hash in database.primary.execute_sql(sql):
+        digest.update(f"{numbers}{bytes(last_hash).hex()}\n".encode())
     return count, digest.hexdigest()
 
 
