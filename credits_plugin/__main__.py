@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .cli import archive
 from .database import migrate, open_database, require_current_schema
 from .errors import CreditsError
 from .ledger.audit import AuditReport, audit
@@ -84,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     restoring.add_argument("file", type=Path)
     _add_database(restoring)
     restoring.set_defaults(run=_restore)
+
+    archive.add_parser(commands)
 
     bench = commands.add_parser("bench", help="measure the ledger as ratios within one run")
     bench.add_argument(

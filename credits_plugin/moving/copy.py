@@ -35,7 +35,9 @@ class CopyReport:
 
 
 def copy_database(source: Database, target: Database) -> CopyReport:
-    """Copy every table, then prove the copy: row counts, balances recomputed from transfers (and archived links), chain heads, an audit.
+    """Copy every table, then prove the copy: row counts, balances recomputed from transfers, chain heads, an audit.
+
+    Balances of accounts whose oldest transfers were archived are recomputed from the archived links on.
 
     Raises:
         DatabaseError: the source lacks this version's schema, the target is not empty, or the copy differs; the target
