@@ -33,7 +33,7 @@ def is_part(name: str) -> bool:
 
 def write_part(path: Path, file_format: FileFormat, rows: Iterable[ArchivedRow]) -> None:
     """Write a part and sync it; memory holds a few thousand rows of it."""
-    batches = _batches(_sparing_hashes(rows))
+    batches = _batches(rows)
     match file_format:
         case FileFormat.CSV:
             write_csv(path, batches)
@@ -62,14 +62,6 @@ def file_sha256(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sparing_hashes(rows: Iterable[ArchivedRow]) -> Iterator[ArchivedRow]:
-    """Leave the hash before a row out where the row before it has it: a digest does not compress."""
-    account_id = None
-    for row in rows:
-        yield row if row.account_id != account_id else row._replace(previous_hash=None)
-        account_id = row.account_id
 
 
 def _batches(rows: Iterable[ArchivedRow]) -> Iterator[list[ArchivedRow]]:

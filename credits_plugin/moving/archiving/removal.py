@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import peewee
 
-from ...errors import DatabaseError
+from ...errors import LedgerError
 from ...ledger.auditing.starts import ChainStart
 from ...ledger.keysets import select
 from ...ledger.work import Transaction
@@ -32,7 +32,7 @@ def remove_rows(writer: LedgerWriter, rows: Iterable[ArchivedRow], *, step_rows:
     """Remove a part's rows, those that are still there; returns how many they were.
 
     Raises:
-        DatabaseError: the database has another history than the file; the step was not done.
+        LedgerError: the database has another history than the file; the step was not done.
         OutcomeUnknown: the database failed; go on by archiving again.
     """
     return sum(writer.work_sync(step, partial(_remove, step=step)) for step in _steps(rows, step_rows))
@@ -89,7 +89,7 @@ def _behind_anchor(rows: Sequence[ArchivedRow], anchor: ChainStart) -> Sequence[
             f"anchor, number {anchor.seq}, is not on that chain: this folder belongs to another ledger, or to one that "
             "was restored; name another folder"
         )
-        raise DatabaseError(msg)
+        raise LedgerError(msg)
     return rows[place + 1 :]
 
 
@@ -97,7 +97,7 @@ def _require_later_head(tx: Transaction, row: ArchivedRow) -> None:
     account = tx.account(row.account_id)
     if account is None or account.seq <= row.seq:
         msg = f"account {row.account_id}: the database's chain does not go on after number {row.seq}, so that stays"
-        raise DatabaseError(msg)
+        raise LedgerError(msg)
 
 
 def _delete(database: peewee.Database, rows: Sequence[ArchivedRow]) -> None:
@@ -119,7 +119,7 @@ def _delete(database: peewee.Database, rows: Sequence[ArchivedRow]) -> None:
             f"of {len(rows)} archived transfers the database has {done.rowcount} as they were archived; this step "
             "removed nothing: run `credits audit`"
         )
-        raise DatabaseError(msg)
+        raise LedgerError(msg)
 
 
 def _move_anchors(database: peewee.Database, anchors: Sequence[tuple[Any, ...]]) -> None:

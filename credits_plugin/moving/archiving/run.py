@@ -7,7 +7,7 @@ are removed in the order of the file, so the anchor of its last account tells wh
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -37,7 +37,7 @@ class Limits(NamedTuple):
     """How much at once: transfers in a file, in a removing transaction, and in the snapshot of a range of accounts."""
 
     part_rows: int = 1_000_000
-    step_rows: int = 2_000
+    step_rows: int = 500
     range_transfers: int = TRANSFERS_PER_RANGE
 
 
@@ -75,7 +75,8 @@ def archive_transfers(
     Raises:
         InvalidValue: ``before_ms`` is too young, the folder holds something else, or a chain in the database is broken.
         ConfigurationError: Parquet without pyarrow.
-        DatabaseError: not migrated, or the folder belongs to another ledger.
+        DatabaseError: not migrated.
+        LedgerError: the folder belongs to another ledger.
     """
     _require_old(before_ms, at_ms=at_ms)
     require_current_schema(database)
@@ -174,7 +175,8 @@ class _Run:
             old = archivable_rows(rows, bounds, before_ms=self._before_ms)
             for first in old:
                 number = len(self._manifest.parts) + len(parts) + 1
-                parts.append(self._write_part(number, chain((first,), islice(old, self._limits.part_rows - 1))))
+                following = islice(old, self._limits.part_rows - 1)
+                parts.append(self._write_part(number, chain((_after(parts, first),), following)))
         return parts, bounds[1]
 
     def _write_part(self, number: int, rows: Iterator[ArchivedRow]) -> Part:
@@ -208,3 +210,10 @@ class _Run:
             msg = f"{path} is not what the manifest says; its rows stay in the database until it is put right"
             raise InvalidValue(msg)
         self._report.removed += remove_rows(self._writer, read_part(path), step_rows=self._limits.step_rows)
+
+
+def _after(parts: Sequence[Part], row: ArchivedRow) -> ArchivedRow:
+    """Let a part's first row say which link it follows, also where that link ended the part before."""
+    if parts and parts[-1].sums.last_account == row.account_id:
+        return row._replace(previous_hash=parts[-1].sums.end.last_hash)
+    return row

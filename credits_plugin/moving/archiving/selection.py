@@ -28,7 +28,7 @@ _HOLDS: Final = f"SELECT account_id, id FROM hold WHERE {_RANGE} AND id < %s ORD
 
 
 def archivable_rows(rows: Snapshot, bounds: tuple[int, int], *, before_ms: int) -> Iterator[ArchivedRow]:
-    """Yield what may leave of a range of accounts, by account and chain; every row carries its ``previous_hash``."""
+    """Yield what may leave of a range of accounts, by account and chain; an account's first carries its ``previous_hash``."""
     # A transfer's id is never younger than its time but for clocks that differ; what they hide stays for another run.
     oldest = (*bounds, first_id_at(before_ms))
     heads = ByAccount(rows.stream(_HEADS, bounds))
@@ -50,10 +50,10 @@ def _of(rows: ByAccount, account_id: int) -> list[Any]:
 def _prefix(
     links: Iterable[Any], start: ChainStart, *, head: int, held: frozenset[int], before_ms: int
 ) -> Iterator[ArchivedRow]:
-    seq, last_hash = start.seq, start.last_hash
+    seq, before = start.seq, start.last_hash or None
     for row in links:
         *numbers, digest, reference = row
         if row[1] != seq + 1 or row[1] >= head or row[7] >= before_ms or row[2] in held:
             return
-        yield ArchivedRow._make((*numbers, bytes(digest), last_hash or None, reference))
-        seq, last_hash = seq + 1, bytes(digest)
+        yield ArchivedRow._make((*numbers, bytes(digest), before, reference))
+        seq, before = seq + 1, None
