@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -377,3 +378,22 @@ def test_a_chain_can_be_posted_to_after_it_was_archived(filled: Database, writer
     assert posted.balance == 10_000 - 75 * 7 + 1
     assert audit(filled).findings == []
     assert json.loads((tmp_path / "a" / MANIFEST).read_text())["parts"][0]["rows"] == 81
+
+
+@pytest.mark.parametrize("file_format", list(FileFormat))
+def test_a_run_killed_anywhere_is_finished_by_the_next(
+    writer: LedgerWriter, database: Database, database_url: str, tmp_path: Path, file_format: FileFormat
+):
+    """At every writing statement, commit, write, sync and rename; archive and database then have every transfer once."""
+    if database.path is None and file_format is FileFormat.PARQUET:
+        pytest.skip("the same statements as for CSV")
+    clerk = Clerk(writer)
+    clerk.run("anna", clerk.post(Code.PROMOTION, 100), clerk.spend(8))
+    clerk.run("ben", clerk.post(Code.PROMOTION, 100), clerk.spend(2))
+    writer.close()
+    database.close_thread()
+    script = Path(__file__).with_name("killed_archive.py")
+    command = [sys.executable, str(script), database_url, str(tmp_path), file_format]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout) > 40
