@@ -36,6 +36,12 @@ def test_balance_says_available_held_and_next_expiry():
     assert lines[3] == "next expiry in 2d"
 
 
+def test_balance_says_how_many_transfers_were_archived():
+    assert texts(balance_lines(FACTS))[4] == "3 transfers"
+    archived = replace(FACTS, balance=replace(BALANCE, transfers=3_000, archived=2_998))
+    assert texts(balance_lines(archived))[4] == "3,000 transfers, 2,998 archived"
+
+
 def test_why_adds_up_to_the_stored_balance():
     lines = texts(why_lines(FACTS))
     assert [line.split() for line in lines[:2]] == [
