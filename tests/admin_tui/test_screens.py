@@ -105,7 +105,7 @@ async def test_a_customers_ledger_ends_where_its_older_transfers_were_archived(
     database.close_thread()
     async with open_screen(customer=CARLA, size=(160, 50)) as screen:
         assert f"of {left}" in screen.text
-        assert f"{carla.transfers} transfers, {carla.archived} archived" in screen.text
+        assert f"{carla.archived} of {carla.transfers} archived" in screen.text
         assert "✓ adds up" in screen.text
         await screen.press("G")
         assert f"{left} of {left}" in screen.text
