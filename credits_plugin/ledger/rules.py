@@ -18,6 +18,7 @@ from ..errors import (
     InsufficientCredits,
     InvalidValue,
     LedgerError,
+    MaybeArchived,
     RequestIdReused,
     UnknownHold,
 )
@@ -63,14 +64,16 @@ _NOTHING: Final = (0, 0, 0, 0, 0)
 class Book:
     """What a batch has read, and what it has to write.
 
-    ``settled`` maps ids of transfers that stand already to (account id, amount), of those that were looked up.
-    ``lots`` holds the lots with credits left of every account that a command may need them for.
+    ``settled`` maps ids of transfers that stand already to (account id, amount), of those that were looked up;
+    ``archived`` has those that may have been archived. ``lots`` holds the lots with credits left of every account that
+    a command may need them for.
     """
 
     accounts: dict[int, AccountState] = field(default_factory=dict)
     holds: dict[int, HoldState] = field(default_factory=dict)
     requests: dict[tuple[int, str], int] = field(default_factory=dict)
     settled: dict[int, tuple[int, int]] = field(default_factory=dict)
+    archived: set[int] = field(default_factory=set)
     lots: dict[int, list[LotState]] = field(default_factory=dict)
     new_accounts: dict[int, int] = field(default_factory=dict)
     changed_accounts: set[int] = field(default_factory=set)
@@ -84,15 +87,9 @@ class Book:
 
     def clear_writes(self) -> None:
         """Forget what had to be written, because it has been."""
-        self.new_accounts.clear()
-        self.changed_accounts.clear()
-        self.moved_expiries.clear()
-        self.new_holds.clear()
-        self.ended_holds.clear()
-        self.deleted_holds.clear()
-        self.new_transfers.clear()
-        self.new_lots.clear()
-        self.changed_lots.clear()
+        changed = (self.new_accounts, self.changed_accounts, self.moved_expiries, self.new_lots, self.changed_lots)
+        for written in (*changed, self.new_holds, self.ended_holds, self.deleted_holds, self.new_transfers):
+            written.clear()
 
 
 def decide(book: Book, command: Command) -> Answer:
@@ -253,6 +250,8 @@ def _post_transfer(book: Book, command: PostTransfer) -> Posted:
         _require_same_name(account, command.external_id)
     if account is not None and command.transfer_id in book.settled:
         return Posted(book.settled[command.transfer_id][1], account.balance)
+    if command.transfer_id in book.archived:
+        raise MaybeArchived(command.transfer_id)
     incoming = command.code in INCOMING
     if account is None:
         if not incoming and command.code not in CLAW_BACKS:
@@ -320,6 +319,8 @@ def _roll_over(book: Book, command: RollOver) -> Posted:
     account = book.accounts.get(command.account_id)
     if account is None or command.transfer_id in book.settled:
         return Posted(book.settled.get(command.transfer_id, (0, 0))[1], account.balance if account else 0)
+    if command.transfer_id in book.archived:
+        raise MaybeArchived(command.transfer_id)
     lots = book.lots[account.id]
     _note_changed(book, attribute_spend(lots, balance=account.balance))
     old, new = roll_over(lots, command, new_id=companion_id(command.transfer_id)) or (None, None)

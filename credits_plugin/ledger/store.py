@@ -47,6 +47,9 @@ class Store(Protocol):
     def transfers(self, ids: Iterable[int]) -> list[tuple[int, int, int]]:
         """Read (id, account id, amount) of transfers that stand."""
 
+    def anchors(self, account_ids: Iterable[int]) -> list[tuple[int, int]]:
+        """Read (account id, transfer id) of the last archived links of the accounts that have one."""
+
     def flush(self, book: Book) -> None:
         """Write what the book has gathered and clear it."""
 
@@ -91,6 +94,10 @@ class SqliteStore:
     def transfers(self, ids: Iterable[int]) -> list[tuple[int, int, int]]:
         """See :class:`Store`."""
         return self._select("id, account_id, amount", "transfer", "id", ids)
+
+    def anchors(self, account_ids: Iterable[int]) -> list[tuple[int, int]]:
+        """See :class:`Store`."""
+        return self._select("account_id, transfer_id", "archive_anchor", "account_id", account_ids)
 
     def flush(self, book: Book) -> None:
         """See :class:`Store`."""
@@ -179,6 +186,11 @@ class PostgresqlStore:
     def transfers(self, ids: Iterable[int]) -> list[tuple[int, int, int]]:
         """See :class:`Store`."""
         return self._select("SELECT id, account_id, amount FROM transfer WHERE id = ANY(%s)", list(ids))
+
+    def anchors(self, account_ids: Iterable[int]) -> list[tuple[int, int]]:
+        """See :class:`Store`."""
+        sql = "SELECT account_id, transfer_id FROM archive_anchor WHERE account_id = ANY(%s)"
+        return self._select(sql, list(account_ids))
 
     def flush(self, book: Book) -> None:
         """See :class:`Store`; the statements share one round trip."""

@@ -177,7 +177,8 @@ async def test_every_statement_of_the_writer_names_its_accounts(citus: Database,
 
     kinds = set(statements)
     verbs = {
-        (match[1], match[2]) for match in (re.search(r"^(\w+).*?\b(account|hold|transfer|lot)\b", s) for s in kinds)
+        (match[1], match[2])
+        for match in (re.search(r"^(\w+).*?\b(account|hold|transfer|lot|archive_anchor)\b", s) for s in kinds)
     }
     hot = {("SELECT", "account"), ("UPDATE", "account"), ("INSERT", "hold"), ("DELETE", "hold"), ("INSERT", "transfer")}
     assert hot <= verbs, "the scenario reached the hot statements"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import subprocess
 import sys
@@ -28,14 +27,22 @@ from archive_ledger import (
 
 from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
-from credits_plugin.errors import ConfigurationError, DatabaseError, InvalidValue, LedgerError, NotFound, UnknownHold
+from credits_plugin.errors import (
+    ConfigurationError,
+    DatabaseError,
+    InvalidValue,
+    LedgerError,
+    MaybeArchived,
+    NotFound,
+    UnknownHold,
+)
 from credits_plugin.jobs import TOMBSTONE_DAYS
 from credits_plugin.ledger import queries
 from credits_plugin.ledger.attribution import lot_reports, paid_by
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.auditing.heads import export_heads, verify_heads
 from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleHold
-from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
+from credits_plugin.ledger.ids import IdMaker, account_key
 from credits_plugin.ledger.writer import LedgerWriter
 from credits_plugin.moving.archiving.manifest import MANIFEST
 from credits_plugin.moving.archiving.rows import FileFormat
@@ -372,12 +379,21 @@ def test_an_archive_goes_on_after_an_older_backup_was_restored(sqlite_url: str, 
     database.close_thread()
 
 
-def test_a_chain_can_be_posted_to_after_it_was_archived(filled: Database, writer: LedgerWriter, tmp_path: Path):
+def test_a_grant_repeated_with_an_archived_id_is_refused_and_a_new_one_made(
+    filled: Database, writer: LedgerWriter, tmp_path: Path
+):
+    first = queries.account_transfers(filled.reader, ANNA, before_seq=2)[0]
+    repeated = PostTransfer(ANNA, "anna", first.id, Code.PROMOTION, 10_000, LATER)
+    balance = writer.execute_sync(repeated).balance
     archive(filled, tmp_path / "a")
-    posted = writer.execute_sync(PostTransfer(ANNA, "anna", IdMaker()(), Code.PROMOTION, 1, now_ms()))
-    assert posted.balance == 10_000 - 75 * 7 + 1
+    with pytest.raises(MaybeArchived, match="as old as archived ones of its account"):
+        writer.execute_sync(repeated)
+    assert queries.account_balance(filled.reader, ANNA).balance == balance
+    new = PostTransfer(ANNA, "anna", IdMaker(lambda: LATER)(), Code.PROMOTION, 1, LATER)
+    assert writer.execute_sync(new).balance == writer.execute_sync(new).balance == balance + 1
+    other = PostTransfer(account_key("new"), "new", IdMaker()(), Code.PROMOTION, 1, LATER)
+    assert writer.execute_sync(other).amount == 1
     assert audit(filled).findings == []
-    assert json.loads((tmp_path / "a" / MANIFEST).read_text())["parts"][0]["rows"] == 81
 
 
 @pytest.mark.parametrize("file_format", list(FileFormat))

@@ -28,7 +28,7 @@ _HOLDS: Final = f"SELECT account_id, id FROM hold WHERE {_RANGE} AND id < %s ORD
 
 
 def archivable_rows(rows: Snapshot, bounds: tuple[int, int], *, before_ms: int) -> Iterator[ArchivedRow]:
-    """Yield what may leave of a range of accounts, by account and chain; an account's first carries its ``previous_hash``."""
+    """Yield what may leave of a range of accounts, by account and chain; each account's first with the hash before."""
     # A transfer's id is never younger than its time but for clocks that differ; what they hide stays for another run.
     oldest = (*bounds, first_id_at(before_ms))
     heads = ByAccount(rows.stream(_HEADS, bounds))
