@@ -115,7 +115,7 @@ class MaybeArchived(LedgerError):
 
     def __init__(self, transfer_id: int) -> None:
         super().__init__(
-            f"transfer {transfer_id} is as old as archived ones of its account; if it is none of them, give it a new id",
+            f"transfer {transfer_id} is as old as archived ones of its account; if it is new, give it a new id",
             transfer_id=transfer_id,
         )
 

@@ -64,9 +64,8 @@ _NOTHING: Final = (0, 0, 0, 0, 0)
 class Book:
     """What a batch has read, and what it has to write.
 
-    ``settled`` maps ids of transfers that stand already to (account id, amount), of those that were looked up;
-    ``archived`` has those that may have been archived. ``lots`` holds the lots with credits left of every account that
-    a command may need them for.
+    ``settled`` maps looked-up ids of transfers that stand already to (account id, amount), ``archived`` has those that
+    may be archived. ``lots`` holds the lots with credits left of every account that a command may need them for.
     """
 
     accounts: dict[int, AccountState] = field(default_factory=dict)
