@@ -81,6 +81,10 @@ def fill(writer: LedgerWriter) -> None:
     )
     old.run("retry", old.post(Code.PROMOTION, 500), old.spend(2), old.spend(request_id="r-1"), old.spend(3))
     old.run("single", old.post(Code.PROMOTION, 9))
+    old.run("slow", old.post(Code.PROMOTION, 50))
+    late = Clerk(writer, at_ms=BEFORE)
+    late.new_id = old.new_id
+    late.run("slow", late.spend(2))  # holds of before, settled after
     young.run("new", young.post(Code.PROMOTION, 30), young.spend(2))
     young.run("anna", young.spend(5))
     old.run("anna", old.spend(1))  # of a host whose clock is behind: stays, for what is before it stays

@@ -53,7 +53,7 @@ from credits_plugin.moving.copy import copy_database
 from credits_plugin.web.history import history_page
 
 ANNA, BUYER = account_key("anna"), account_key("buyer")
-ARCHIVED = {ANNA: 70, account_key("odd"): 6, BUYER: 2, account_key("retry"): 3}
+ARCHIVED = {ANNA: 70, account_key("odd"): 6, BUYER: 2, account_key("retry"): 3, account_key("slow"): 1}
 """What may leave: no head, nothing young, nothing whose hold is remembered, and nothing that follows those."""
 
 
@@ -72,12 +72,12 @@ def test_archive_and_database_together_have_every_transfer_as_it_was(
     report = archive(filled, tmp_path / "a", file_format=file_format, limits=SMALL)
     require_whole(filled, tmp_path / "a", original)
     assert archived_seqs(filled) == ARCHIVED
-    assert (report.rows, report.removed, report.parts) == (81, 81, 4)
+    assert (report.rows, report.removed, report.parts) == (82, 82, 4)
     assert audit(filled).balance_total == balances
 
     proof = verify_archives([tmp_path / "a"], filled)
     assert proof.findings == []
-    assert (proof.parts, proof.rows, proof.accounts, proof.anchors) == (4, 81, 4, 4)
+    assert (proof.parts, proof.rows, proof.accounts, proof.anchors) == (4, 82, 5, 5)
     assert proof.digests == [report.digest]
     assert proof.closing == sum(
         row[0] for row in filled.primary.execute_sql("SELECT balance FROM archive_anchor").fetchall()
@@ -169,7 +169,7 @@ def test_parquet_without_pyarrow_says_what_to_install(filled: Database, tmp_path
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigurationError, match=r"credits-plugin\[archive\]"):
         archive(filled, tmp_path / "a", file_format=FileFormat.PARQUET)
-    assert archive(filled, tmp_path / "a").rows == 81
+    assert archive(filled, tmp_path / "a").rows == 82
 
 
 def test_a_folder_with_parts_that_its_manifest_does_not_know_is_left_alone(filled: Database, tmp_path: Path):
@@ -222,10 +222,11 @@ def test_two_archives_of_one_ledger_at_once_keep_the_same_rows(filled: Database,
         assert verify_archives([folder], filled).clean
 
 
-def _written_only(database: Database, folder: Path) -> Path:
+def _written_only(database: Database, folder: Path, **options) -> Path:
+    """Archive until just before the first row is removed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("credits_plugin.moving.archiving.run._Run._remove", lambda self, part: None)
-        archive(database, folder)
+        archive(database, folder, **options)
     return folder
 
 
@@ -234,7 +235,7 @@ def test_an_interrupted_run_is_told_from_tampering_and_finished_by_the_next(fill
     folder = _written_only(filled, tmp_path / "a")
     assert "archive again into the same folder" in verify_archives([folder], filled).findings[0]
     report = archive(filled, folder)
-    assert (report.rows, report.removed) == (0, 81)
+    assert (report.rows, report.removed) == (0, 82)
     require_whole(filled, folder, original)
 
 
@@ -246,6 +247,39 @@ def test_a_part_that_was_changed_after_it_was_written_removes_nothing(filled: Da
     with pytest.raises(InvalidValue, match="is not what the manifest says"):
         archive(filled, folder)
     assert rows_of(filled) == before
+
+
+def test_only_rows_that_are_what_was_archived_are_removed(filled: Database, tmp_path: Path):
+    folder = _written_only(filled, tmp_path / "a")
+    row = f"WHERE account_id = {ANNA} AND seq = 30"
+    execute(filled, f"CREATE TABLE kept AS SELECT hash FROM transfer {row}")
+    execute(filled, f"UPDATE transfer SET hash = (SELECT last_hash FROM account WHERE id = {BUYER}) {row}")
+    with pytest.raises(LedgerError, match="as they were archived; this step removed nothing"):
+        archive(filled, folder)
+    assert ANNA not in archived_seqs(filled)
+    assert sum(ANNA in row for row in rows_of(filled).values()) == 76
+    execute(filled, f"UPDATE transfer SET hash = (SELECT hash FROM kept) {row}")
+    execute(filled, "DROP TABLE kept")
+    archive(filled, folder)
+    assert audit(filled).findings == []
+
+
+def test_a_file_that_does_not_follow_the_anchor_removes_nothing(filled: Database, writer: LedgerWriter, tmp_path: Path):
+    archive(filled, tmp_path / "a")
+    later = Clerk(writer, at_ms=T0 + 2 * DAY_MS)
+    later.run("buyer", later.post(Code.PROMOTION, 400), later.spend(3))
+    folder = _written_only(filled, tmp_path / "b", before_ms=T0 + 3 * DAY_MS)
+    only = f"WHERE account_id = {BUYER}"
+    before = {identifier for identifier, row in rows_of(filled).items() if BUYER in row}
+    for change, back in (("balance + 1", "balance - 1"), ("balance - 1", "balance + 1")):
+        execute(filled, f"UPDATE archive_anchor SET balance = {change} {only}")
+        with pytest.raises(LedgerError, match=r"anchor, number 2, is not on that chain.*another ledger"):
+            archive(filled, folder)
+        execute(filled, f"UPDATE archive_anchor SET balance = {back} {only}")
+        assert before <= rows_of(filled).keys()
+    archive(filled, folder)
+    assert archived_seqs(filled)[BUYER] == 6
+    assert verify_archives([tmp_path / "a", folder], filled).clean
 
 
 def test_what_is_left_is_audited_from_its_anchor_on(filled: Database, tmp_path: Path):
@@ -272,7 +306,7 @@ def test_exported_heads_and_balances_of_the_past_survive_an_archive(filled: Data
     assert verify_heads(filled, export.path).clean
     past = audit(filled, as_of_ms=BEFORE)
     assert past.findings == []
-    assert past.accounts + past.archived == 5
+    assert past.accounts + past.archived == 6
 
 
 @pytest.mark.parametrize("archived", [False, True])
@@ -352,7 +386,7 @@ def test_a_copy_carries_the_anchors_and_proves_balances_with_them(
         copy_database(filled, target)
     execute(filled, f"UPDATE archive_anchor SET balance = balance - 1 WHERE account_id = {BUYER}")
     report = copy_database(filled, target)
-    assert report.rows["archive_anchor"] == 4
+    assert report.rows["archive_anchor"] == 5
     assert verify_archives([tmp_path / "a"], target).clean
     assert archived_seqs(target) == ARCHIVED
     assert archive(target, tmp_path / "a").rows == 0
