@@ -413,6 +413,26 @@ def test_an_archive_goes_on_after_an_older_backup_was_restored(sqlite_url: str, 
     database.close_thread()
 
 
+def test_a_restored_database_keeps_a_head_that_was_archived_from_a_longer_chain(sqlite_url: str, tmp_path: Path):
+    database = open_database(sqlite_url)
+    migrate(database)
+    writer = LedgerWriter(database, new_id=IdMaker())
+    writer.start()
+    clerk = Clerk(writer)
+    clerk.run("anna", clerk.post(Code.PROMOTION, 100), clerk.spend(3))
+    back_up(database, tmp_path / "before.db")
+    clerk.run("anna", clerk.spend(4))
+    archive(database, tmp_path / "a")
+    writer.close()
+    database.close_thread()
+    restore(tmp_path / "before.db", database)
+    with pytest.raises(LedgerError, match="does not go on after number 7, so that stays"):
+        archive(database, tmp_path / "a")
+    assert len(rows_of(database)) == 4
+    assert audit(database).findings == []
+    database.close_thread()
+
+
 def test_a_grant_repeated_with_an_archived_id_is_refused_and_a_new_one_made(
     filled: Database, writer: LedgerWriter, tmp_path: Path
 ):

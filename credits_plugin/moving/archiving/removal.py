@@ -96,7 +96,10 @@ def _behind_anchor(rows: Sequence[ArchivedRow], anchor: ChainStart) -> Sequence[
 def _require_later_head(tx: Transaction, row: ArchivedRow) -> None:
     account = tx.account(row.account_id)
     if account is None or account.seq <= row.seq:
-        msg = f"account {row.account_id}: the database's chain does not go on after number {row.seq}, so that stays"
+        msg = (
+            f"account {row.account_id}: the database's chain does not go on after number {row.seq}, so that stays; if it "
+            "was restored from an older backup, name another folder"
+        )
         raise LedgerError(msg)
 
 
