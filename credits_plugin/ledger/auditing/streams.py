@@ -23,10 +23,6 @@ _HOLDS: Final = (
     "ORDER BY h.account_id, h.id"
 )
 _LOTS: Final = f"SELECT {LOT_COLUMNS} FROM lot WHERE {_IN_RANGE} ORDER BY account_id, id"
-_SUM: Final = "CAST(COALESCE(SUM(r.amount_minor), 0) AS BIGINT)"
-_IS_WITHDRAWN: Final = "(r.withdrawals > r.reinstatements OR (r.status = 'lost' AND r.reinstatements = 0))"
-_SUM: Final = "CAST(COALESCE(SUM(r.amount_minor), 0) AS BIGINT)"
-_IS_WITHDRAWN: Final = "(r.withdrawals > r.reinstatements OR (r.status = 'lost' AND r.reinstatements = 0))"
 _PAYMENTS: Final = (
     "SELECT account_id, id, microcredits, clawed_back, grant_transfer_id, status FROM payment "
     f"WHERE {_IN_RANGE} ORDER BY account_id, id"

@@ -97,8 +97,8 @@ def _require_later_head(tx: Transaction, row: ArchivedRow) -> None:
     account = tx.account(row.account_id)
     if account is None or account.seq <= row.seq:
         msg = (
-            f"account {row.account_id}: the database's chain does not go on after number {row.seq}, so that stays; if it "
-            "was restored from an older backup, name another folder"
+            f"account {row.account_id}: the database's chain does not go on after number {row.seq}, so that stays; if "
+            "it was restored from an older backup, name another folder"
         )
         raise LedgerError(msg)
 
