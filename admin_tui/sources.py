@@ -35,13 +35,13 @@ def accounts(prefix: str = "") -> Source[Balance]:
 
 
 def account_ledger(account_id: int) -> Source[TransferLine]:
-    """One account's transfers, newest first. Its chain is numbered, so any page is reached at once."""
+    """One account's transfers, newest first, down to the archived ones. Its chain is numbered: any page is at hand."""
 
     def window(database: peewee.Database, before_seq: int | None, _end: End) -> KeyWindow:
-        if before_seq is None:
-            balance = queries.account_balance(database, account_id)
-            before_seq = (balance.transfers if balance else 0) + 1
-        return KeyWindow(before_seq - 1, False, range(before_seq, 1, -BLOCK) or (None,))
+        balance = queries.account_balance(database, account_id)
+        oldest = (balance.archived if balance else 0) + 1
+        before_seq = max(before_seq or (balance.transfers if balance else 0) + 1, oldest)
+        return KeyWindow(before_seq - oldest, False, range(before_seq, oldest, -BLOCK) or (None,))
 
     def newer(database: peewee.Database, row: TransferLine) -> int:
         balance = queries.account_balance(database, account_id)

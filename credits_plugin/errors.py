@@ -108,6 +108,18 @@ class RequestIdReused(LedgerError):
     code = "request_id_reused"
 
 
+class MaybeArchived(LedgerError):
+    """A transfer with this id may have been made and archived: its account's archive reaches as far as the id."""
+
+    code = "maybe_archived"
+
+    def __init__(self, transfer_id: int) -> None:
+        super().__init__(
+            f"transfer {transfer_id} is as old as archived ones of its account; if it is new, give it a new id",
+            transfer_id=transfer_id,
+        )
+
+
 class Overloaded(CreditsError):
     """The ledger's queue is full; nothing was written. Answer 503 and try again."""
 

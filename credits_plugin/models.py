@@ -81,6 +81,16 @@ class Transfer(BaseModel):
         )
 
 
+class ArchiveAnchor(BaseModel):
+    """The last link of an account's chain that was moved out to an archive: what is still here follows it."""
+
+    account_id = BigIntegerField(primary_key=True)
+    seq = BigIntegerField(constraints=[Check("seq > 0")])
+    transfer_id = BigIntegerField()
+    hash = BlobField()
+    balance = BigIntegerField()
+
+
 class Hold(BaseModel):
     """Open holds, and ended ones that still have something to say.
 
@@ -251,6 +261,7 @@ class AdminAction(BaseModel):
 MODELS = (
     Account,
     Transfer,
+    ArchiveAnchor,
     Hold,
     Lot,
     PriceVersion,

@@ -50,9 +50,15 @@ def balance_lines(facts: AccountFacts) -> list[Line]:
         _number("held", account.held, Tone.WARNING if account.held else Tone.MUTED),
         _number("balance", account.balance, Tone.BAD if account.balance < 0 else Tone.PLAIN),
         [Cell("next expiry ", Tone.MUTED), _expiry(account.next_expiry_at_ms, facts.at_ms)],
-        [Cell(f"{account.transfers:,} transfers", Tone.MUTED)],
+        [Cell(_transfers(account), Tone.MUTED)],
         [Cell(account.email or "no e-mail known", Tone.MUTED)],
     ]
+
+
+def _transfers(account: Balance) -> str:
+    if account.archived:  # short: the panel has 25 columns
+        return f"{account.archived:,} of {account.transfers:,} archived"
+    return f"{account.transfers:,} transfers"
 
 
 def why_title(facts: AccountFacts) -> str:
@@ -69,7 +75,8 @@ def why_lines(facts: AccountFacts) -> list[Line]:
     lines: list[Line] = [_sum_line(code, part) for code, part in parts[: _LINES - 1 - bool(sums.opening)]]
     shown = sum(part.amount for _, part in parts[: len(lines)])
     if sums.opening:
-        lines.insert(0, _part(f"before no. {sums.oldest_seq:,}", "", sums.opening))
+        is_archived = sums.oldest_seq == facts.balance.archived + 1
+        lines.insert(0, _part("archived" if is_archived else f"before no. {sums.oldest_seq:,}", "", sums.opening))
     if shown != sums.total:
         lines[-1] = _part("others", "", sums.total - shown + parts[len(lines) - 1 - bool(sums.opening)][1].amount)
     return [*lines, [_verdict(facts, sums)]]

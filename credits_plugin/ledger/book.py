@@ -15,14 +15,15 @@ class Book:
     """What batches have read, and what the current one has to write.
 
     ``changed_holders`` are the accounts of which what is held has changed, and perhaps nothing else.
-    ``settled`` maps ids of transfers that stand already to (account id, amount), of those that were looked up.
-    ``lots`` holds the lots with credits left of every account that a command may need them for.
+    ``settled`` maps looked-up ids of transfers that stand already to (account id, amount), ``archived`` has those that
+    may be archived. ``lots`` holds the lots with credits left of every account that a command may need them for.
     """
 
     accounts: dict[int, AccountState] = field(default_factory=dict)
     holds: dict[int, HoldState] = field(default_factory=dict)
     requests: dict[tuple[int, str], int] = field(default_factory=dict)
     settled: dict[int, tuple[int, int]] = field(default_factory=dict)
+    archived: set[int] = field(default_factory=set)
     lots: dict[int, list[LotState]] = field(default_factory=dict)
     new_accounts: dict[int, int] = field(default_factory=dict)
     changed_accounts: set[int] = field(default_factory=set)
@@ -38,6 +39,7 @@ class Book:
     def forget_what_may_move(self) -> None:
         """Keep accounts and holds alone, for the next batch: all that its commands touch day in, day out."""
         self.settled.clear()
+        self.archived.clear()
         self.lots.clear()
 
     @property

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from .book import Book
 from .entries import Command, ExpireHold, HoldState, HoldStatus, PlaceHold, ReleaseHold, SettleHold
-from .ids import now_ms
+from .ids import id_time_ms, now_ms
 from .store import Store
 from .work import Work
 
 _ENDS: Final = (SettleHold, ReleaseHold, ExpireHold)
 _SETTLED: Final = int(HoldStatus.SETTLED)
+_CLOCKS_DIFFER_MS: Final = 86_400_000
+"""Ids of hosts whose clocks differ are out of order by less; what was archived is older than that by days."""
 
 
 def load_book(store: Store, commands: Iterable[Command | Work], *, careful: bool, known: Book | None = None) -> Book:
@@ -52,13 +54,13 @@ def _load_lots(store: Store, book: Book, needs: Needs) -> None:
 
 @dataclass(slots=True)
 class Needs:
-    """The rows that a batch's commands decide on."""
+    """The rows that a batch's commands decide on. ``transfers`` maps the ids that they would make to their accounts."""
 
     accounts: set[int] = field(default_factory=set)
     lots: set[int] = field(default_factory=set)
     holds: set[int] = field(default_factory=set)
     requests: set[tuple[int, str]] = field(default_factory=set)
-    transfers: set[int] = field(default_factory=set)
+    transfers: dict[int, int] = field(default_factory=dict)
 
     def add(self, command: Command | Work, *, careful: bool) -> None:
         """Add what one command needs.
@@ -75,7 +77,7 @@ class Needs:
             self.accounts.add(command.account_id)
             self.holds.add(command.hold_id)
             if careful:
-                self.transfers.add(command.hold_id)
+                self.transfers[command.hold_id] = command.account_id
         elif isinstance(command, Work):
             self.accounts.update(command.account_ids)
             self.lots.update(command.account_ids)
@@ -83,7 +85,7 @@ class Needs:
             self.accounts.add(command.account_id)
             self.lots.add(command.account_id)
             # Always: a repeated withdrawal must find that it stands, not that too little is left for it.
-            self.transfers.add(command.transfer_id)
+            self.transfers[command.transfer_id] = command.account_id
 
 
 def load_holds(store: Store, book: Book, needs: Needs) -> None:
@@ -106,6 +108,17 @@ def _load_proofs(store: Store, book: Book, needs: Needs) -> None:
     """Look for the transfers of the holds that have ended, and for those that were asked for."""
     holds = book.holds
     gone = {hold_id for hold_id in needs.holds if hold_id not in holds or holds[hold_id].status == _SETTLED}
-    gone |= needs.transfers
+    gone |= needs.transfers.keys()
     if gone:
         book.settled.update({row[0]: (row[1], row[2]) for row in store.transfers(gone)})
+    new = {transfer_id: owner for transfer_id, owner in needs.transfers.items() if transfer_id not in book.settled}
+    if new:
+        _load_archived(store, book, new)
+
+
+def _load_archived(store: Store, book: Book, new: Mapping[int, int]) -> None:
+    """Note which ids that stand nowhere may be those of archived transfers: nobody can tell whether they were made."""
+    anchors = dict(store.anchors(set(new.values())))
+    for transfer_id, owner in new.items():
+        if owner in anchors and id_time_ms(transfer_id) <= id_time_ms(anchors[owner]) + _CLOCKS_DIFFER_MS:
+            book.archived.add(transfer_id)

@@ -86,6 +86,11 @@ class PostgresqlStore:
         sql = "SELECT id, account_id, amount FROM transfer WHERE id = ANY(%s::bigint[])"
         return list(self._connection.execute(sql, (integers(ids),)))
 
+    def anchors(self, account_ids: Collection[int]) -> list[tuple[int, int]]:
+        """See :class:`Store`."""
+        sql = "SELECT account_id, transfer_id FROM archive_anchor WHERE account_id = ANY(%s::bigint[])"
+        return list(self._connection.execute(sql, (integers(account_ids),)))
+
     def flush(self, book: Book) -> None:
         """See :class:`Store`; the statements share one round trip."""
         with contextlib.nullcontext() if self._in_pipeline else self._connection.pipeline():

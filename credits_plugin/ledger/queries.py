@@ -24,7 +24,10 @@ from .lots import attribute_spend, burn_down_order
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """An account as it stands. ``transfers`` is the length of its chain; ``available`` is negative in debt."""
+    """An account as it stands. ``transfers`` is the length of its chain; ``available`` is negative in debt.
+
+    The first ``archived`` transfers were moved out to an archive: no page has them.
+    """
 
     account_id: int
     external_id: str
@@ -35,6 +38,7 @@ class Balance:
     email: str | None
     transfers: int
     created_at_ms: int
+    archived: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,10 @@ class OpenHold:
 
 @dataclass(frozen=True, slots=True)
 class LotLine:
-    """A lot with credits left, after all spend so far has been attributed. ``code`` says how it came in."""
+    """A lot with credits left, after all spend so far has been attributed.
+
+    ``code`` says how it came in; it and ``reference`` are None where the transfer that brought it was archived.
+    """
 
     id: int
     code: Code | None
@@ -106,7 +113,8 @@ class CodeSum(NamedTuple):
 class ChainSums:
     """Transfers ``oldest_seq`` to ``newest_seq`` of an account, summed by code.
 
-    ``opening + total == closing`` proves this part of the chain; ``opening`` is 0 where it reaches back to the start.
+    ``opening + total == closing`` proves this part of the chain; ``opening`` is 0 where it reaches back to the start,
+    and what the archived transfers had left where it reaches back to them.
     """
 
     oldest_seq: int
@@ -166,6 +174,8 @@ def account_transfers(
 ) -> list[TransferLine]:
     """Return an account's transfers, newest first, from the one below ``before_seq``. Any depth costs the same.
 
+    The pages end where the archived transfers begin; :attr:`Balance.archived` says how many those are.
+
     Walks the chain's ``previous_id`` from the account's last transfer, or from the nearest row of the sparse index
     ``transfer_chain`` (one seek and at most 32 steps before the page).
     """
@@ -176,13 +186,13 @@ def account_transfers(
 def chain_sums(
     database: peewee.Database, account_id: int, *, after_seq: int = 0, limit: int = 20_000
 ) -> ChainSums | None:
-    """Sum an account's newest transfers by code, back to ``after_seq`` and at most ``limit`` of them.
+    """Sum an account's newest transfers by code, back to ``after_seq`` or the archived ones, at most ``limit`` of them.
 
     None where there is nothing newer. Costs about a microsecond a transfer; pass the last result's ``newest_seq`` to
     read only what came since.
     """
     newest, last_id = _chain_head(database, account_id)
-    oldest = max(after_seq, newest - limit) + 1
+    oldest = max(after_seq, newest - limit, archived_transfers(database, account_id)) + 1
     if newest < oldest:
         return None
     walk = _walk("id account_id previous_id seq code amount balance_after", start="link.id = %s")
@@ -200,6 +210,12 @@ def chain_sums(
         closing=sum(int(row[3]) for row in rows),
         by_code={Code(code): CodeSum(count, _signed(code, int(total))) for code, count, total, *_ in rows},
     )
+
+
+def archived_transfers(database: peewee.Database, account_id: int) -> int:
+    """Return how many of an account's first transfers were archived, 0 mostly: the seq after which pages end."""
+    rows = select(database, "SELECT seq FROM archive_anchor WHERE account_id = %s", [account_id])
+    return int(rows[0][0]) if rows else 0
 
 
 def open_holds(database: peewee.Database, account_id: int | None = None, *, limit: int = 50) -> list[OpenHold]:
@@ -262,7 +278,10 @@ def ledger_totals(database: peewee.Database) -> LedgerTotals:
     return LedgerTotals(count, int(outstanding or 0), int(held or 0), int(debt or 0))
 
 
-_ACCOUNT: Final = "a.id, a.external_id, a.balance, a.held, a.next_expiry_at_ms, a.email, a.seq, a.created_at_ms"
+_ACCOUNT: Final = (
+    "a.id, a.external_id, a.balance, a.held, a.next_expiry_at_ms, a.email, a.seq, a.created_at_ms, "
+    "COALESCE((SELECT anchor.seq FROM archive_anchor anchor WHERE anchor.account_id = a.id), 0)"
+)
 _TRANSFER: Final = (
     "t.id, t.seq, t.code, t.amount, t.balance_after, t.at_ms, t.reference, p.model, "
     "t.input, t.cache_read, t.cache_write, t.output, t.reasoning"
@@ -315,8 +334,8 @@ def _walk(columns: str, *, start: str) -> str:
 
 
 def _balance(row: Sequence[Any]) -> Balance:
-    account_id, external_id, balance, held, expiry, email, seq, created_at_ms = row
-    return Balance(account_id, external_id, balance, held, balance - held, expiry, email, seq, created_at_ms)
+    account_id, external_id, balance, held, *rest = row
+    return Balance(account_id, external_id, balance, held, balance - held, *rest)
 
 
 def _transfer_line(row: Sequence[Any]) -> TransferLine:

@@ -18,6 +18,7 @@ from ..errors import (
     InsufficientCredits,
     InvalidValue,
     LedgerError,
+    MaybeArchived,
     RequestIdReused,
     UnknownHold,
 )
@@ -221,6 +222,8 @@ def _post_transfer(book: Book, command: PostTransfer) -> Posted:
         raise _same_key(command.external_id)
     if command.transfer_id in book.settled:
         return _repeat_transfer(book, command.transfer_id, account)
+    if command.transfer_id in book.archived:
+        raise MaybeArchived(command.transfer_id)
     incoming = command.code in INCOMING
     if account is None:
         if not incoming and command.code not in CLAW_BACKS:
@@ -289,6 +292,7 @@ def _post_breakage(book: Book, account: AccountState, *, transfer_id: int, at_ms
     amount = min(sum(lot.remaining for lot in due), max(account.available, 0))
     if amount:
         _append_transfer(book, account, transfer_id, int(Code.EXPIRY), amount, at_ms)
+        book.settled[transfer_id] = (account.id, amount)
         _note_changed(book, expire(sorted(due, key=burn_down_order), amount))
     _move_expiry(book, account)
     return amount
@@ -300,6 +304,8 @@ def _roll_over(book: Book, command: RollOver) -> Posted:
         return _repeat_transfer(book, command.transfer_id, account)
     if account is None:
         return Posted(0, 0)
+    if command.transfer_id in book.archived:
+        raise MaybeArchived(command.transfer_id)
     lots = book.lots[account.id]
     _note_changed(book, attribute_spend(lots, balance=account.balance))
     old, new = roll_over(lots, command, new_id=companion_id(command.transfer_id)) or (None, None)

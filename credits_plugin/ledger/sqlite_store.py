@@ -86,6 +86,10 @@ class SqliteStore:
         """See :class:`Store`."""
         return self._select("id, account_id, amount", "transfer", "id", ids)
 
+    def anchors(self, account_ids: Collection[int]) -> list[tuple[int, int]]:
+        """See :class:`Store`."""
+        return self._select("account_id, transfer_id", "archive_anchor", "account_id", account_ids)
+
     def flush(self, book: Book) -> None:
         """See :class:`Store`."""
         execute = self._connection.executemany

@@ -51,6 +51,9 @@ class Store(Protocol):
     def transfers(self, ids: Collection[int]) -> list[tuple[int, int, int]]:
         """Read (id, account id, amount) of transfers that stand."""
 
+    def anchors(self, account_ids: Collection[int]) -> list[tuple[int, int]]:
+        """Read (account id, transfer id) of the last archived links of the accounts that have one."""
+
     def flush(self, book: Book) -> None:
         """Write what the book has gathered and clear it."""
 

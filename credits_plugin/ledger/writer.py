@@ -14,14 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 import peewee
 
 from ..database import Database, FileLock, lock_path
 from ..errors import CreditsError, DatabaseError, OutcomeUnknown, Overloaded
+from .batches import Batch, Item, answer_callers
 from .book import Book
 from .checkpoints import Checkpointer
 from .entries import (
@@ -52,7 +52,6 @@ MAX_BATCH: Final = 512
 """Commands per transaction. Larger batches gain nothing measurable and make the first caller wait."""
 _RETRIES: Final = 6
 _FIRST_PAUSE_S: Final = 0.02
-_ANSWERS_AT_ONCE: Final = 64
 _WORK_BUDGET_S: Final = 0.01
 """How long units of work may go on in one batch, once one has begun; the others wait for the next batch."""
 _WORK_LIMIT_S: Final = 2.0
@@ -61,36 +60,6 @@ _WORK_LIMIT_S: Final = 2.0
 _driver_errors: Final = peewee.__exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
 _UNAVAILABLE: Final = (peewee.OperationalError, peewee.InterfaceError, DatabaseError)
 """Lost connections, locks and deadlocks: worth another try. Serialization failures arrive as OperationalError."""
-
-
-_Item: TypeAlias = tuple[Any, Any, asyncio.AbstractEventLoop | None]
-"""Command or unit of work, its future (asyncio's or concurrent.futures': both have done and set_result), its loop."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Commands, or units of work, and what became of each; the first ``done`` were run, the others are for the next.
-
-    ``failed`` are units of work that must not be run again.
-    """
-
-    items: list[_Item]
-    of_work: bool
-    done: int = 0
-    answers: list[Any] = field(default_factory=list)
-    errors: dict[int, BaseException] = field(default_factory=dict)
-    failed: dict[int, BaseException] = field(default_factory=dict)
-
-    def start(self) -> None:
-        """Forget what an attempt that did not count had answered."""
-        self.done = 0
-        self.answers = [None] * len(self.items)
-        self.errors = dict(self.failed)
-
-    def fail(self, error: BaseException) -> None:
-        """Give every item this error."""
-        self.errors = dict.fromkeys(range(len(self.items)), error)
-        self.done = len(self.items)
 
 
 class LedgerWriter:
@@ -107,8 +76,8 @@ class LedgerWriter:
         self._new_id = new_id
         self._queue_limit = queue_limit
         self._max_batch = max_batch
-        self._commands: deque[_Item] = deque()
-        self._works: deque[_Item] = deque()
+        self._commands: deque[Item] = deque()
+        self._works: deque[Item] = deque()
         self._book: Book | None = None
         self._wake = threading.Event()
         self._closing = False
@@ -180,7 +149,7 @@ class LedgerWriter:
         self._enqueue(self._works, (Work(tuple(account_ids), run), future, None))
         return future.result()
 
-    def _enqueue(self, queue: deque[_Item], item: _Item) -> None:
+    def _enqueue(self, queue: deque[Item], item: Item) -> None:
         if self._closing or len(queue) >= self._queue_limit:
             state = "is closed" if self._closing else f"has {self._queue_limit} commands waiting"
             msg = f"the ledger's writer {state}; nothing was written, try again shortly"
@@ -202,15 +171,15 @@ class LedgerWriter:
             for queue in (commands, works):
                 if queue:
                     items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-                    batch = _Batch(items, queue is works)
+                    batch = Batch(items, queue is works)
                     self._process(batch)
                     queue.extendleft(reversed(items[batch.done :]))
-                    _answer(batch)
+                    answer_callers(batch)
         self.database.primary.close()
         if self._turn is not None:
             self._turn.close()
 
-    def _process(self, batch: _Batch) -> None:
+    def _process(self, batch: Batch) -> None:
         """Run the batch; units of work may be left for the next.
 
         A database that is away is asked again for a while; a culprit in the batch fails alone.
@@ -232,17 +201,17 @@ class LedgerWriter:
         batch.start()
         batch.fail(_unknown(failure))
 
-    def _run_one_by_one(self, batch: _Batch) -> None:
+    def _run_one_by_one(self, batch: Batch) -> None:
         batch.start()
         for index, item in enumerate(batch.items):
-            alone = _Batch([item], batch.of_work)
+            alone = Batch([item], batch.of_work)
             self._run_alone(alone)
             batch.answers[index] = alone.answers[0]
             if alone.errors:
                 batch.errors[index] = alone.errors[0]
         batch.done = len(batch.items)
 
-    def _run_alone(self, alone: _Batch) -> None:
+    def _run_alone(self, alone: Batch) -> None:
         """Run one item in a transaction of its own, careful of what an earlier try may have left."""
         for _ in range(2):  # another host may have written the same new row a moment ago; then it is there now
             try:
@@ -263,7 +232,7 @@ class LedgerWriter:
         with contextlib.suppress(peewee.PeeweeException):
             self.database.primary.close()
 
-    def _attempt(self, batch: _Batch, *, careful: bool) -> None:
+    def _attempt(self, batch: Batch, *, careful: bool) -> None:
         batch.start()
         known, self._book = self._book, None  # until the commit stands, what was known of the rows counts for nothing
         with contextlib.ExitStack() as stack:
@@ -284,7 +253,7 @@ class LedgerWriter:
             self._store.flush(book)
         self._book = book if book.is_small else None
 
-    def _decide(self, batch: _Batch, book: Book) -> None:
+    def _decide(self, batch: Batch, book: Book) -> None:
         """Decide the commands in their order of arrival.
 
         Only refusals fail alone. Any other error may have left the book halfway, so the commands are run one by one.
@@ -302,7 +271,7 @@ class LedgerWriter:
         if refused:
             self._look_again(batch, book, refused)
 
-    def _look_again(self, batch: _Batch, book: Book, refused: Sequence[int]) -> None:
+    def _look_again(self, batch: Batch, book: Book, refused: Sequence[int]) -> None:
         """Find the refused holds that stand already: a repeat may lack just what the first one took."""
         commands = {index: batch.items[index][0] for index in refused}
         load_holds(self._store, book, Needs(holds={command.hold_id for command in commands.values()}))
@@ -322,7 +291,7 @@ class LedgerWriter:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._checkpointer.relieve(connection)
 
-    def _run_works(self, batch: _Batch) -> None:
+    def _run_works(self, batch: Batch) -> None:
         """Run units of work for as long as a batch may take; at least one."""
         book, read = Book(), False
         until = time.monotonic() + _WORK_BUDGET_S
@@ -335,7 +304,7 @@ class LedgerWriter:
                 read = self._run_work(batch, index, book)
             batch.done = index + 1
 
-    def _run_work(self, batch: _Batch, index: int, book: Book) -> bool:
+    def _run_work(self, batch: Batch, index: int, book: Book) -> bool:
         """Run a unit of work under its savepoint; returns whether it stands."""
         work: Work = batch.items[index][0]
         started = time.monotonic()
@@ -373,34 +342,3 @@ def _unknown(error: Exception) -> OutcomeUnknown:
 def _too_slow(error: Exception) -> DatabaseError:
     msg = f"stopped after {_WORK_LIMIT_S:g} s, because holds wait for units of work; nothing was written ({error})"
     return DatabaseError(msg)
-
-
-def _answer(batch: _Batch) -> None:
-    """Answer every caller: one call into each event loop, whatever the number of its callers."""
-    for loop in {item[2] for item in batch.items[: batch.done]}:
-        if loop is None:
-            _resolve(batch, loop, 0, batch.done)
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
-                loop.call_soon_threadsafe(_resolve_slice, batch, loop, 0)
-
-
-def _resolve_slice(batch: _Batch, loop: asyncio.AbstractEventLoop, start: int) -> None:
-    """Answer some callers, and let the loop do other things before the next: 512 at once were measured to block it."""
-    end = min(start + _ANSWERS_AT_ONCE, batch.done)
-    _resolve(batch, loop, start, end)
-    if end < batch.done:
-        loop.call_soon(_resolve_slice, batch, loop, end)
-
-
-def _resolve(batch: _Batch, loop: asyncio.AbstractEventLoop | None, start: int, end: int) -> None:
-    """Answer those callers of one loop; who was cancelled does not wait any more."""
-    errors = batch.errors
-    for index in range(start, end):
-        _, future, owner = batch.items[index]
-        if owner is not loop or future.done():
-            continue
-        if index in errors:
-            future.set_exception(errors[index])
-        else:
-            future.set_result(batch.answers[index])

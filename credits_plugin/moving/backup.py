@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..database import Database, file_lock, lock_path, open_database, require_cu
 from ..errors import DatabaseError
 from ..ledger.audit import audit
 from ..ledger.ids import now_ms
+from .durable import sync_path
 
 _PAGES_PER_STEP: Final = 1_000
 _PAUSE_S: Final = 0.005
@@ -44,9 +44,9 @@ def back_up(database: Database, path: Path) -> BackupReport:
     try:
         _copy_pages(database.path, partial)
         report = _require_clean(partial)
-        _sync(partial)
+        sync_path(partial)
         partial.rename(path)
-        _sync(path.parent)
+        sync_path(path.parent)
     finally:
         _remove(partial)
     return BackupReport(path, report.accounts, report.transfers)
@@ -70,11 +70,11 @@ def restore(backup: Path, database: Database) -> Path | None:
     try:
         _copy_pages(backup, arriving)
         _require_clean(arriving)
-        _sync(arriving)
+        sync_path(arriving)
         with file_lock(lock_path(database.path)):
             replaced = _set_aside(database.path)
             arriving.rename(database.path)
-        _sync(database.path.parent)
+        sync_path(database.path.parent)
     finally:
         _remove(arriving)
     return replaced
@@ -118,14 +118,6 @@ def _set_aside(path: Path) -> Path | None:
     replaced = path.with_name(f"{path.name}.replaced-{now_ms()}")
     path.rename(replaced)
     return replaced
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:

@@ -35,6 +35,8 @@ class CopyReport:
 def copy_database(source: Database, target: Database) -> CopyReport:
     """Copy every table, then prove the copy before it counts: every row, the chains' heads, and a full audit of it.
 
+    Balances of accounts whose oldest transfers were archived are recomputed from the archived links on.
+
     Raises:
         DatabaseError: the source lacks this version's schema, the target is not empty, or the copy differs; the target
             is then as it was.
@@ -153,12 +155,18 @@ def _prove(source: Database, target: Database, writing: Any, copied: dict[str, _
 
 
 def _heads(database: Database) -> tuple[int, str]:
-    """Return the number of accounts and a digest over (id, seq, balance, last transfer, hash) of each, in id order."""
+    """Return the number of accounts and a digest over (id, seq, balance, last transfer, hash) of each, in id order.
+
+    Behind them the same of the archived links that chains go on from, if there are any.
+    """
     digest, count = hashlib.sha256(), 0
     sql = "SELECT id, seq, balance, held, last_transfer_id, last_hash FROM account ORDER BY id"
     for *numbers, last_hash in database.primary.execute_sql(sql):
         digest.update(f"{numbers}{bytes(last_hash).hex()}\n".encode())
         count += 1
+    sql = "SELECT account_id, seq, balance, transfer_id, hash FROM archive_anchor ORDER BY account_id"
+    for *numbers, last_hash in database.primary.execute_sql(sql):
+        digest.update(f"{numbers}{bytes(last_hash).hex()}\n".encode())
     return count, digest.hexdigest()
 
 

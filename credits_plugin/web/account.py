@@ -42,6 +42,7 @@ async def list_transactions(request: web.Request) -> web.Response:
             "success": True,
             "transactions": [_transaction_json(line) for line in page.lines],
             "next_cursor": str(page.older) if page.older is not None else None,
+            "archived": page.archived,
         }
     )
 

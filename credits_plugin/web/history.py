@@ -8,7 +8,7 @@ from typing import Final
 import peewee
 
 from ..ledger.entries import Code
-from ..ledger.queries import TransferLine, account_transfers
+from ..ledger.queries import TransferLine, account_transfers, archived_transfers
 from ..payments.queries import PaymentView, payment_of_intent
 
 PAGE_SIZE: Final = 25
@@ -24,18 +24,23 @@ class HistoryLine:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """Lines, newest first. ``older`` is the cursor of the next page, None on the last one."""
+    """Lines, newest first. ``older`` is the cursor of the next page, None on the last one.
+
+    ``archived`` counts the account's oldest transfers that no page has any more; the last page says so.
+    """
 
     lines: list[HistoryLine]
     older: int | None
+    archived: int = 0
 
 
 def history_page(database: peewee.Database, account_id: int, *, before_seq: int | None) -> HistoryPage:
     """Return one page; any depth costs the same. ``account_id`` is the ledger's key, and cursors only count in it."""
     transfers = account_transfers(database, account_id, before_seq=before_seq, limit=PAGE_SIZE)
     lines = [HistoryLine(transfer, _payment_of(database, account_id, transfer)) for transfer in transfers]
+    archived = archived_transfers(database, account_id)
     oldest_seq = transfers[-1].seq if transfers else 1
-    return HistoryPage(lines, oldest_seq if oldest_seq > 1 else None)
+    return HistoryPage(lines, oldest_seq if oldest_seq > archived + 1 else None, archived)
 
 
 def _payment_of(database: peewee.Database, account_id: int, transfer: TransferLine) -> PaymentView | None:

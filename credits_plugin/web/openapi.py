@@ -240,7 +240,17 @@ _PATHS: Final[dict[str, Any]] = {
         "get": _operation(
             "listTransactions",
             "The account's history, newest first.",
-            _answer({"transactions": _list_of("Transaction"), "next_cursor": _nullable(_LONG_ID)}),
+            _answer(
+                {
+                    "transactions": _list_of("Transaction"),
+                    "next_cursor": _nullable(_LONG_ID),
+                    "archived": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "How many of the account's oldest transactions were archived: no page has them.",
+                    },
+                }
+            ),
             "400 401 503",
             parameters=[_parameter("cursor", pattern="^[0-9]{1,19}$")],
         )

@@ -45,7 +45,12 @@ def balance_view(balance: Balance | None) -> dict[str, Any]:
 
 def history_view(page: HistoryPage, *, is_first: bool) -> dict[str, Any]:
     """Return what the history section shows."""
-    return {"lines": [_line_view(line) for line in page.lines], "older": page.older, "newer": not is_first}
+    return {
+        "lines": [_line_view(line) for line in page.lines],
+        "older": page.older,
+        "newer": not is_first,
+        "archived": f"{page.archived:,}" if page.archived and page.older is None else "",
+    }
 
 
 def _line_view(line: HistoryLine) -> dict[str, Any]:

@@ -36,6 +36,16 @@ def test_balance_says_available_held_and_next_expiry():
     assert lines[3] == "next expiry in 2d"
 
 
+def test_balance_says_how_many_transfers_were_archived():
+    assert texts(balance_lines(FACTS))[4] == "3 transfers"
+    archived = replace(FACTS, balance=replace(BALANCE, transfers=3_000, archived=2_998))
+    assert texts(balance_lines(archived))[4] == "2,998 of 3,000 archived"
+    sums = replace(SUMS, oldest_seq=2_999, opening=50 * CREDIT)
+    assert texts(why_lines(replace(archived, sums=sums)))[0].split() == ["+", "archived", "50"]
+    sums = replace(sums, oldest_seq=2_998)
+    assert "before no. 2,998" in texts(why_lines(replace(archived, sums=sums)))[0]
+
+
 def test_why_adds_up_to_the_stored_balance():
     lines = texts(why_lines(FACTS))
     assert [line.split() for line in lines[:2]] == [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from admin_seed import CREDIT, HOSTILE, NOW, Opener, Screen, seed, shop_on
+from admin_seed import CREDIT, DAY, HOSTILE, NOW, Opener, Screen, seed, shop_on
 
 from admin_tui import feeds
 from admin_tui.app import AdminApp
@@ -15,6 +17,9 @@ from credits_plugin import Usage
 from credits_plugin.database import migrate, open_database
 from credits_plugin.ledger import keysets
 from credits_plugin.ledger.entries import Code
+from credits_plugin.ledger.ids import account_key
+from credits_plugin.ledger.queries import account_balance
+from credits_plugin.moving.archiving.run import archive_transfers
 from credits_plugin.settings import Settings
 
 CARLA = "usr_carla"
@@ -102,6 +107,27 @@ async def test_any_row_of_a_long_ledger_is_reached_at_once(open_screen: Opener, 
         assert "usage" in screen.cursor_line
         await screen.press("pagedown", "pagedown")
         assert "····" not in screen.text
+
+
+async def test_a_customers_ledger_ends_where_its_older_transfers_were_archived(
+    open_screen: Opener, settings: Settings, tmp_path: Path
+):
+    with shop_on(settings.database_url, now=NOW + 40 * DAY) as shop:
+        shop.use_many("usr_carla", 100)
+    database = open_database(settings.database_url)
+    report = archive_transfers(database, tmp_path / "archive", before_ms=NOW + DAY, at_ms=NOW + 60 * DAY)
+    assert report.rows > 60
+    carla = account_balance(database.reader, account_key(CARLA))
+    left = carla.transfers - carla.archived
+    database.close_thread()
+    async with open_screen(customer=CARLA, size=(160, 50)) as screen:
+        assert f"of {left}" in screen.text
+        assert f"{carla.archived} of {carla.transfers} archived" in screen.text
+        assert "✓ adds up" in screen.text
+        await screen.press("G")
+        assert f"{left} of {left}" in screen.text
+        assert "····" not in screen.text
+        assert screen.cursor_line.strip("│ ")
 
 
 async def test_a_list_beyond_the_count_goes_on_and_has_an_end(

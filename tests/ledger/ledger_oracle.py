@@ -116,6 +116,8 @@ class NaiveAccount:
         return command.amount
 
     def expire_lots(self, command: ExpireLots):
+        if command.transfer_id in self.posted:
+            return self.posted[command.transfer_id]
         return self.break_due(command.transfer_id, command.at_ms)
 
     def roll_over(self, command: RollOver):

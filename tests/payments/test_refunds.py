@@ -12,9 +12,12 @@ import pytest
 from credits_plugin.database import Dialect
 from credits_plugin.errors import GatewayError, GatewayOutcomeUnknown, InvalidValue, NotFound, RefundRefused
 from credits_plugin.gateways.stripe_api import StripeGateway
+from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import Code, PostTransfer
 from credits_plugin.ledger.ids import account_key, now_ms
 from credits_plugin.models import AdminAction, Refund
+from credits_plugin.moving.archiving.run import archive_transfers
+from credits_plugin.moving.archiving.verify import verify_archives
 from credits_plugin.payments import queries
 from credits_plugin.payments.refunds import refund_payment
 from credits_plugin.payments.states import InboxStatus, PaymentStatus, RefundStatus
@@ -454,3 +457,25 @@ async def test_stripe_away_during_a_refund_says_so_and_keeps_the_request(till, s
     assert caught.value.retryable
     assert (await refunds(till, bought))[0].status is RefundStatus.REQUESTED
     assert (await refund_here(till, bought, 400)).status is RefundStatus.SUCCEEDED
+
+
+async def test_a_refund_takes_its_credits_back_after_the_grant_was_archived(till, database, tmp_path):
+    bought = await granted(till)
+    key, now = account_key("anna"), now_ms()
+    gift = PostTransfer(key, "anna", till.shop.new_id(), Code.PROMOTION, 5 * MICRO, now)
+    await till.shop.writer.execute(gift)
+    await refund_here(till, bought, 250, key="refund-before")
+    gift = PostTransfer(key, "anna", till.shop.new_id(), Code.PROMOTION, 5 * MICRO, now)
+    await till.shop.writer.execute(gift)
+    month = 30 * 86_400_000
+    before_ms = now_ms() + 60_000
+    report = await asyncio.to_thread(archive_transfers, database, tmp_path, before_ms=before_ms, at_ms=now + month)
+    assert (report.rows, await till.amounts()) == (3, [5 * MICRO])
+
+    await refund_here(till, bought, key="refund-after")
+    again = await till.complete(bought)
+    assert await till.balance() == 10 * MICRO
+    assert (await till.payment(bought.payment_id)).status is PaymentStatus.REFUNDED
+    assert again.status is InboxStatus.PROCESSED
+    assert audit(database).findings == []
+    assert verify_archives([tmp_path], database).clean

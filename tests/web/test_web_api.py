@@ -252,7 +252,7 @@ async def test_an_account_without_history_has_zeros(shopfront: Shopfront):
     assert balance["available"] == {"microcredits": 0, "credits": "0"}
     assert balance["next_expiry_at"] is None
     transactions = await (await browser.get(f"{API}/transactions")).json()
-    assert transactions == {"success": True, "transactions": [], "next_cursor": None}
+    assert transactions == {"success": True, "transactions": [], "next_cursor": None, "archived": 0}
 
 
 async def test_transactions_show_the_payment_and_its_metadata(shopfront: Shopfront):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -13,6 +15,7 @@ from credits_plugin.bootstrap import Credits
 from credits_plugin.ledger.entries import Code, SettleHold
 from credits_plugin.ledger.ids import account_key, now_ms
 from credits_plugin.ledger.queries import TransferLine
+from credits_plugin.moving.archiving.run import archive_transfers
 from credits_plugin.web.history import HistoryLine, HistoryPage
 from credits_plugin.web.rendering import STATIC
 from credits_plugin.web.statement import history_view
@@ -109,6 +112,26 @@ async def test_history_has_older_pages(shopfront: Shopfront):
     assert "Gift" in second.text
     assert [link["href"] for link in second.all("a") if link.get("rel") == "first"] == ["/credits#history"]
     assert not [link for link in second.all("a") if link.get("rel") == "next"]
+
+
+async def test_the_history_ends_where_its_older_entries_were_archived_and_says_so(shopfront: Shopfront, tmp_path: Path):
+    await shopfront.grant("ada", 100)
+    for _ in range(40):
+        await shopfront.spend("ada", 1000)
+    now = now_ms()
+    await shopfront.grant("ada", 5)
+    cut = {"before_ms": now + 60_000, "at_ms": now + 30 * 86_400_000}
+    await asyncio.to_thread(archive_transfers, shopfront.credits.database, tmp_path / "archive", **cut)
+    browser = shopfront.browser("ada")
+    shown = await page(await browser.get("/credits"))
+    assert "41 older entries were archived" in shown.text
+    assert "Gift +5 Balance 104.96" in shown.text
+    assert not [link for link in shown.all("a") if link.get("rel") == "next"]
+    beyond = await page(await browser.get("/credits?cursor=30"))
+    assert "41 older entries were archived" in beyond.text
+    assert "Nothing yet" not in beyond.text
+    document = await (await browser.get("/api/credits/transactions")).json()
+    assert (len(document["transactions"]), document["next_cursor"], document["archived"]) == (1, None, 41)
 
 
 async def test_debt_is_explained_with_what_it_takes_to_go_on(shopfront: Shopfront):

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from ... import models
 from ..snapshots import Snapshot
 
-_ANCHORED: Final = hasattr(models, "ArchiveAnchor")
 _ANCHOR: Final = "SELECT account_id, seq, transfer_id, hash, balance FROM archive_anchor WHERE account_id"
 
 
@@ -26,15 +24,13 @@ class ChainStart(NamedTuple):
 
 def chain_start(rows: Snapshot, account_id: int) -> ChainStart:
     """Return where one account's chain starts."""
-    if not _ANCHORED:
-        return ChainStart()
     found = rows.rows(f"{_ANCHOR} = %s", [account_id])
     return start_of(found[0]) if found else ChainStart()
 
 
 def chain_starts(rows: Snapshot, bounds: tuple[int, int]) -> Iterator[Any]:
     """Stream the anchors of a range of accounts, by account id."""
-    return rows.stream(f"{_ANCHOR} BETWEEN %s AND %s ORDER BY account_id", bounds) if _ANCHORED else iter(())
+    return rows.stream(f"{_ANCHOR} BETWEEN %s AND %s ORDER BY account_id", bounds)
 
 
 def start_of(anchor: Any) -> ChainStart:
