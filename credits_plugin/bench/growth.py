@@ -21,7 +21,7 @@ from ..ledger.ids import IdMaker, key_of_name, now_ms
 from ..ledger.keysets import account_window
 from ..ledger.queries import account_balance, account_transfers, accounts_page, ledger_page
 from ..ledger.writer import LedgerWriter
-from .environment import postgresql_server
+from .environment import new_database, postgresql_server
 from .fill import PRICE_VERSION, Shape, account_name, fill
 from .ledger import CALLERS, USAGE, require_clean, writers
 from .report import Bar, at_most, bar
@@ -114,7 +114,9 @@ def measure(folder: Path, *, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS)
     shutil.rmtree(files)  # before the server takes as much of the RAM disk
     with postgresql_server(folder) as server:
         if server is not None:
-            bars += _measure_database("PostgreSQL", shapes, lambda shape: _new_database(server, shape), rounds)
+            bars += _measure_database(
+                "PostgreSQL", shapes, lambda shape: new_database(server, f"growth_{shape.transfers}"), rounds
+            )
     return bars
 
 
@@ -125,15 +127,6 @@ def _measure_database(name: str, shapes: Sequence[Shape], new_url: Callable[[Sha
         require_clean(ledgers[0].database)  # the largest takes a minute; a fault of the fill would be in each
     print(f"\n{name}, by transfers in the ledger\n{growth_table(growth)}", flush=True)  # noqa: T201 - a command prints
     return growth_bars(name, growth)
-
-
-def _new_database(server: str, shape: Shape) -> str:
-    import psycopg  # noqa: PLC0415 - an extra
-
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE growth_{shape.transfers}")
-    base, _, query = server.partition("?")
-    return f"{base.rpartition('/')[0]}/growth_{shape.transfers}" + (f"?{query}" if query else "")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from .floor import FloorWriter
 CALLERS: Final = 256
 ACCOUNTS: Final = 1_000
 _FORTUNE: Final = 10**15
-USAGE: Final = Usage(input=900, cache_read=100, output=250)
+_USAGE: Final = Usage(input=900, cache_read=100, output=250)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ async def _call(writer: LedgerWriter, name: str, deadline: float, new_id: IdMake
     while time.perf_counter() < deadline:
         now = now_ms()
         placed = await writer.execute(PlaceHold(key, name, new_id(), 500, now, now + 600_000, 1, 1_000))
-        await writer.execute(SettleHold(key, placed.hold_id, 321, now, USAGE))
+        await writer.execute(SettleHold(key, placed.hold_id, 321, now, _USAGE))
         pairs += 1
     return pairs
 

@@ -25,12 +25,6 @@ def bar(name: str, value: float, unit: str, goal: float | None = None) -> Bar:
     return Bar(name, rounded, unit, goal, goal is None or rounded >= goal)
 
 
-def at_most(name: str, value: float, unit: str, goal: float | None = None) -> Bar:
-    """Do as :func:`bar` does with a goal that is the largest value that holds."""
-    rounded = round(value, 3 if value < 10 else 1)
-    return Bar(name, rounded, unit, goal, goal is None or rounded <= goal)
-
-
 def write(bars: Sequence[Bar], path: Path) -> None:
     """Write the bars as a JSON list of ``{name, value, unit, goal, holds}``."""
     path.parent.mkdir(parents=True, exist_ok=True)
