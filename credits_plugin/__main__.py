@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--url", help="a database to measure, instead of a SQLite file and a PostgreSQL server of its own"
     )
+    bench.add_argument("--only", metavar="NAME[,NAME]", help="these groups of measures alone; --list names them")
+    bench.add_argument("--list", action="store_true", help="name the groups of measures and end")
     bench.add_argument("--out", type=Path, default=Path("build/bench.json"), help="default build/bench.json")
     bench.set_defaults(run=_bench)
     return parser
@@ -189,10 +191,16 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from .bench.command import run  # noqa: PLC0415 - benchmarks are for this command alone
+    from .bench.command import list_groups, run  # noqa: PLC0415 - benchmarks are for this command alone
 
-    arguments = ["bench", "--out", str(options.out), *(["--url", options.url] if options.url else [])]
-    return run(url=options.url, out=options.out, arguments=arguments)
+    if options.list:
+        print(list_groups())
+        return 0
+    arguments = ["bench", "--out", str(options.out)]
+    for name in ("url", "only"):
+        if value := getattr(options, name):
+            arguments += [f"--{name}", value]
+    return run(url=options.url, out=options.out, arguments=arguments, only=options.only)
 
 
 def _print_report(report: AuditReport) -> None:

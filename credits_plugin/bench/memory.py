@@ -1,0 +1,33 @@
+"""How much memory the plugin adds to an idle aiohttp host."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from .environment import Bench
+from .report import Bar, at_most, bar
+from .rounds import interleave
+
+_HOST: Final = Path(__file__).with_name("idle_host.py")
+
+
+def measure_memory(bench: Bench) -> list[Bar]:
+    """Start the same host with and without the plugin, each in a process of its own, and compare resident memory."""
+    rounds = interleave(
+        bench.scale.rounds, lambda: {"bare": _resident_mb()}, lambda: {"plugged in": _resident_mb(bench.sqlite())}
+    )
+    added = rounds.median("plugged in") - rounds.median("bare")
+    return [
+        bar("Memory of the plugin in an idle host, above aiohttp", added, "MB", at_most(30)),
+        bar("Memory of a bare aiohttp host", rounds.median("bare"), "MB"),
+    ]
+
+
+def _resident_mb(*url: str) -> float:
+    # -P: the script's own folder must not be searched for modules; as a script it does not import our package itself.
+    command = [sys.executable, "-P", str(_HOST), *url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own file
+    return float(done.stdout)
