@@ -59,7 +59,7 @@ class Shape:
         return int((draw - _TO_LONG - _TO_REGULARS) / (1 - _TO_LONG - _TO_REGULARS) * opened)
 
 
-def account_name(number: int) -> str:
+def name_of(number: int) -> str:
     """Return the external id of the account with a number; a hundred share all but its last two digits."""
     return f"user-{number:07d}"
 
@@ -98,7 +98,7 @@ class Books:
             yield (*head, digest, *measured, None)
 
     def _open_account(self, identifier: int, at_ms: int) -> TransferValues:
-        key = key_of_name(account_name(len(self.keys)))
+        key = key_of_name(name_of(len(self.keys)))
         head = (identifier, key, 1, 0, int(Code.PROMOTION), _GRANT, _GRANT, at_ms)
         digest = link_hash(b"", pack_link(*head, 0, 0, 0, 0, 0, 0), None)
         self.keys.append(key)
@@ -117,7 +117,7 @@ class Books:
     def accounts(self) -> Iterator[tuple[Any, ...]]:
         """Yield every account's row, in the order of the keys."""
         for number in sorted(range(len(self.keys)), key=self.keys.__getitem__):
-            name = account_name(number)
+            name = name_of(number)
             head = self.seqs[number], self.last_ids[number], self.hashes[number]
             yield (
                 self.keys[number],

@@ -4,223 +4,193 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from random import Random
-from statistics import median, quantiles
+from statistics import median
 from typing import Final, TypeAlias
 
 import peewee
 
 from ..database import Database, Dialect, open_database
-from ..ledger.entries import PlaceHold, SettleHold
-from ..ledger.ids import IdMaker, key_of_name, now_ms
-from ..ledger.keysets import account_window
+from ..ledger.ids import IdMaker, key_of_name
+from ..ledger.keysets import account_window, select
 from ..ledger.queries import account_balance, account_transfers, accounts_page, ledger_page
 from ..ledger.writer import LedgerWriter
-from .environment import new_database, postgresql_server
-from .fill import PRICE_VERSION, Shape, account_name, fill
-from .ledger import CALLERS, USAGE, require_clean, writers
-from .report import Bar, at_most, bar
+from .core_time import core_timer
+from .environment import Bench, Scale
+from .fill import Shape, fill, name_of
+from .ledger import place_hold, require_clean, settle_hold, writers
+from .report import Bar, at_least, at_most, bar
+from .rounds import Rounds, interleave, quantile
 
-SIZES: Final = (10_000, 1_000_000, 10_000_000)
-ROUNDS: Final = 5
-_SECONDS: Final = 1.0
 _READS_PER_ROUND: Final = 200
-_PAIRS: Final = "hold and settle, pairs/s"
-_BYTES: Final = "bytes per transfer, usage record and indexes included"
 _NAMES: Final = 1 << 16
-"""Accounts that one round of pairs draws: more than it makes pairs."""
+"""Accounts that are drawn for one round of pairs: more than it makes pairs."""
+_PAIRS: Final = "hold and settle, pairs/s"
+_BYTES: Final = "bytes per transfer, indexes included"
 
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """A filled ledger that is open for the whole run. ``ids`` are the first and the last transfer's."""
+    """A filled ledger, open for the whole run.
+
+    ``ids`` are its first and last transfer's, ``longest`` the length of account 0's chain, ``servers`` the processes
+    that its read connection waits for.
+    """
 
     shape: Shape
     database: Database
     writer: LedgerWriter
+    servers: Sequence[int]
     ids: tuple[int, int]
     longest: int
     bytes_per_transfer: float
     random: Random = field(default_factory=lambda: Random(1))  # noqa: S311 - the same draws in every run
 
-    def key(self, *, regular: bool = False) -> int:
-        """Return the key of an account drawn from all, or from the regulars."""
-        number = (
-            1 + self.random.randrange(self.shape.regulars) if regular else self.random.randrange(self.shape.accounts)
-        )
-        return key_of_name(account_name(min(number, self.shape.accounts - 1)))
+    def anyone(self) -> str:
+        """Draw an account from all."""
+        return name_of(self.random.randrange(self.shape.accounts))
+
+    def regular(self) -> int:
+        """Draw a regular, whose chain is as long in every size; returns its key."""
+        return key_of_name(name_of(self.random.randint(1, self.shape.regulars)))
 
 
 Read: TypeAlias = Callable[[peewee.Database, Grown], object]
-_LONG: Final = key_of_name(account_name(0))
-_READS: Final[Mapping[str, Read]] = {
-    "balance": lambda database, grown: account_balance(database, grown.key()),
-    "newest page, longest account": lambda database, _: account_transfers(database, _LONG),
-    "newest page, account of 250": lambda database, grown: account_transfers(database, grown.key(regular=True)),
+_LONGEST: Final = key_of_name(name_of(0))
+_PAGES: Final[Mapping[str, Read]] = {
+    "newest page, longest account": lambda database, _: account_transfers(database, _LONGEST),
+    "newest page, account of 250": lambda database, grown: account_transfers(database, grown.regular()),
     "random page, longest account": lambda database, grown: account_transfers(
-        database, _LONG, before_seq=grown.random.randint(1, grown.longest)
+        database, _LONGEST, before_seq=grown.random.randint(2, grown.longest)
     ),
     "random page, account of 250": lambda database, grown: account_transfers(
-        database, grown.key(regular=True), before_seq=grown.random.randint(2, 250)
+        database, grown.regular(), before_seq=grown.random.randint(2, 250)
     ),
     "newest page, whole ledger": lambda database, _: ledger_page(database),
     "random page, whole ledger": lambda database, grown: ledger_page(
         database, before_id=grown.random.randint(*grown.ids)
     ),
-    "account search, page of 100 found": lambda database, grown: accounts_page(database, prefix=_prefix(grown)),
-    "account search, its page starts": lambda database, grown: account_window(database, prefix=_prefix(grown)),
+    "account search, page of 100 found": lambda database, grown: accounts_page(database, prefix=grown.anyone()[:-2]),
 }
-
-
-_PAGES: Final = [name for name in _READS if "page" in name and "starts" not in name]
-
-
-def _prefix(grown: Grown) -> str:
-    return account_name(grown.random.randrange(grown.shape.accounts))[:-2]
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Time of one read: the median and the 99th percentile, in microseconds; medians over the rounds."""
-
-    p50_us: float
-    p99_us: float
+_READS: Final[Mapping[str, Read]] = {
+    "balance": lambda database, grown: account_balance(database, key_of_name(grown.anyone())),
+    **_PAGES,
+    "account search, where its pages start": lambda database, grown: account_window(
+        database, prefix=grown.anyone()[:-2]
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """The figures of one size."""
+    """The figures of one size, medians over the rounds. ``reads`` are (median, 99th percentile), in microseconds."""
 
     transfers: int
     pairs_per_second: float
     bytes_per_transfer: float
-    reads: Mapping[str, Spread]
+    reads: Mapping[str, tuple[float, float]]
 
 
-def measure(folder: Path, *, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) -> list[Bar]:
-    """Print growth on SQLite, and on PostgreSQL where it is installed, one table each; return the bars.
-
-    A table's figures are medians over ``rounds``, in each of which every size has its turn.
-    """
-    shapes = [Shape(size) for size in sorted(sizes)]
-    files = folder / "growth"
-    files.mkdir()
-    bars = _measure_database("SQLite", shapes, lambda shape: f"sqlite:///{files / f'{shape.transfers}.db'}", rounds)
-    shutil.rmtree(files)  # before the server takes as much of the RAM disk
-    with postgresql_server(folder) as server:
-        if server is not None:
-            bars += _measure_database(
-                "PostgreSQL", shapes, lambda shape: new_database(server, f"growth_{shape.transfers}"), rounds
-            )
+def measure_growth(bench: Bench) -> list[Bar]:
+    """Print a table for each database, with a column for each size; return what has a goal as bars."""
+    bars = _measure("SQLite", bench.scale, bench.sqlite)
+    if bench.postgresql() is not None:
+        bars += _measure("PostgreSQL", bench.scale, lambda: str(bench.postgresql()))
     return bars
 
 
-def _measure_database(name: str, shapes: Sequence[Shape], new_url: Callable[[Shape], str], rounds: int) -> list[Bar]:
+def _measure(name: str, scale: Scale, new_url: Callable[[], str]) -> list[Bar]:
     with contextlib.ExitStack() as stack:
-        ledgers = [stack.enter_context(_grown(open_database(new_url(shape)), shape)) for shape in shapes]
-        growth = compare(ledgers, rounds=rounds)
-        require_clean(ledgers[0].database)  # the largest takes a minute; a fault of the fill would be in each
-    print(f"\n{name}, by transfers in the ledger\n{growth_table(growth)}", flush=True)  # noqa: T201 - a command prints
-    return growth_bars(name, growth)
+        shapes = [Shape(transfers) for transfers in sorted(scale.growth)]
+        ledgers = [stack.enter_context(_grown(open_database(new_url()), shape)) for shape in shapes]
+        rounds = interleave(scale.rounds, *(partial(_measured, grown, scale) for grown in ledgers))
+        require_clean(ledgers[0].database)  # the largest would take a minute; the same code filled it
+    growth = [_growth_of(grown, rounds) for grown in ledgers]
+    print(f"\n{name}, by transfers in the ledger\n{growth_table(growth)}\n", flush=True)  # noqa: T201 - a command prints
+    return growth_bars(name, growth, flat=rounds.ratio(f"{shapes[-1].transfers}", f"{shapes[0].transfers}"))
 
 
 @contextlib.contextmanager
 def _grown(database: Database, shape: Shape) -> Iterator[Grown]:
-    """Fill a database and open it: a writer, and a read connection on this thread."""
+    """Fill a database, open it with a writer and this thread's read connection; a file is removed at the end."""
     fill(database, shape)
     database.reader.connect(reuse_if_open=True)
-    reader = database.reader
-    first_id, last_id = reader.execute_sql("SELECT min(id), max(id) FROM transfer").fetchone()
-    longest = account_balance(reader, _LONG)
-    assert longest is not None  # noqa: S101 - it was filled
+    servers = () if database.dialect is Dialect.SQLITE else select(database.reader, "SELECT pg_backend_pid()")[0]
+    first_id, last_id = select(database.reader, "SELECT min(id), max(id) FROM transfer")[0]
+    ((longest,),) = select(database.reader, "SELECT seq FROM account WHERE id = %s", [_LONGEST])
     with writers(database, count=1) as (writer,):
-        yield Grown(shape, database, writer, (first_id, last_id), longest.transfers, _bytes_per_transfer(database))
+        grown = Grown(shape, database, writer, servers, (first_id, last_id), longest, _bytes_per_transfer(database))
+        asyncio.run(_drive(grown, callers=64, seconds=0.2))
+        for read in _READS.values():
+            _read_times_us(grown, read)  # caches are warm afterwards, statements prepared
+        yield grown
     database.close_thread()
+    if database.path is not None:
+        database.path.unlink()  # a gigabyte of the RAM disk
 
 
 def _bytes_per_transfer(database: Database) -> float:
     """Return what the table of transfers and its indexes take, by the number of rows."""
     if database.dialect is Dialect.SQLITE:
-        own = "SELECT name FROM sqlite_schema WHERE tbl_name = 'transfer'"
-        taken = f"SELECT sum(pgsize) FROM dbstat WHERE name IN ({own})"
+        taken = "SELECT sum(pgsize) FROM dbstat JOIN sqlite_master USING (name) WHERE tbl_name = 'transfer'"
     else:
         taken = "SELECT pg_total_relation_size('transfer')"
-    rows = database.reader.execute_sql(f"SELECT ({taken}), count(*) FROM transfer").fetchone()
-    return int(rows[0]) / int(rows[1])
+    size, rows = select(database.reader, f"SELECT ({taken}), count(*) FROM transfer")[0]
+    return int(size) / int(rows)
 
 
-def compare(ledgers: Sequence[Grown], *, rounds: int) -> list[Growth]:
-    """Measure all ledgers in turns."""
-    pairs: list[list[float]] = [[] for _ in ledgers]
-    reads: list[dict[str, list[Spread]]] = [{name: [] for name in _READS} for _ in ledgers]
-    for turn in range(-1, rounds):
-        for place, grown in enumerate(ledgers):
-            rate = asyncio.run(_drive(grown, seconds=_SECONDS if turn >= 0 else _SECONDS / 4))
-            spreads = {name: _time_reads(grown, read) for name, read in _READS.items()}
-            if turn < 0:
-                continue  # caches are warm now, statements prepared
-            pairs[place].append(rate)
-            for name, spread in spreads.items():
-                reads[place][name].append(spread)
-    return [
-        Growth(
-            grown.shape.transfers,
-            median(pairs[place]),
-            grown.bytes_per_transfer,
-            {name: _median_spread(spreads) for name, spreads in reads[place].items()},
-        )
-        for place, grown in enumerate(ledgers)
-    ]
+def _measured(grown: Grown, scale: Scale) -> dict[str, float]:
+    """Measure one ledger once; its figures' names begin with its size."""
+    size = grown.shape.transfers
+    figures = {f"{size}": asyncio.run(_drive(grown, callers=scale.callers, seconds=scale.seconds))}
+    for name, read in _READS.items():
+        taken = _read_times_us(grown, read)
+        figures |= {f"{size} {name} p50": median(taken), f"{size} {name} p99": quantile(taken, 0.99)}
+    return figures
 
 
-def _median_spread(spreads: Sequence[Spread]) -> Spread:
-    return Spread(median(spread.p50_us for spread in spreads), median(spread.p99_us for spread in spreads))
+def _read_times_us(grown: Grown, read: Read) -> list[float]:
+    reader = grown.database.reader
+    with core_timer(servers=grown.servers) as timed_us:
+        return [timed_us(lambda: read(reader, grown)) for _ in range(_READS_PER_ROUND)]
 
 
-def _time_reads(grown: Grown, read: Read) -> Spread:
-    database, clock, taken = grown.database.reader, time.perf_counter, []
-    for _ in range(_READS_PER_ROUND):
-        started = clock()
-        read(database, grown)
-        taken.append((clock() - started) * 1e6)
-    return Spread(median(taken), quantiles(taken, n=100)[-1])
-
-
-async def _drive(grown: Grown, *, seconds: float) -> float:
-    """Return pairs per second of ``CALLERS`` tasks, each pair on an account drawn from all."""
-    new_id, shape, draw = IdMaker(), grown.shape, grown.random.randrange
-    names = [account_name(draw(shape.accounts)) for _ in range(_NAMES)]
+async def _drive(grown: Grown, *, callers: int, seconds: float) -> float:
+    """Return pairs per second of ``callers`` tasks, each pair on an account drawn from all."""
+    names = [grown.anyone() for _ in range(_NAMES)]
     accounts = [(key_of_name(name), name) for name in names]
-    started = time.perf_counter()
+    new_id, started = IdMaker(), time.perf_counter()
 
-    async def call(place: int) -> int:
+    async def call(caller: int) -> int:
         pairs = 0
         while time.perf_counter() < started + seconds:
-            key, name = accounts[(place + pairs * CALLERS) % _NAMES]
-            now = now_ms()
-            hold = PlaceHold(key, name, new_id(), 500, now, now + 600_000, PRICE_VERSION, 1_000)
-            placed = await grown.writer.execute(hold)
-            await grown.writer.execute(SettleHold(key, placed.hold_id, 321, now, USAGE))
+            key, name = accounts[(caller + pairs * callers) % _NAMES]
+            await settle_hold(grown.writer, key, await place_hold(grown.writer, key, name, new_id))
             pairs += 1
         return pairs
 
-    counts = await asyncio.gather(*map(call, range(CALLERS)))
+    counts = await asyncio.gather(*map(call, range(callers)))
     return sum(counts) / (time.perf_counter() - started)
+
+
+def _growth_of(grown: Grown, rounds: Rounds) -> Growth:
+    size = f"{grown.shape.transfers}"
+    reads = {name: (rounds.median(f"{size} {name} p50"), rounds.median(f"{size} {name} p99")) for name in _READS}
+    return Growth(grown.shape.transfers, rounds.median(size), grown.bytes_per_transfer, reads)
 
 
 def growth_table(growth: Sequence[Growth]) -> str:
     """Return the figures with a column for each size; reads as median / 99th percentile."""
     rows = [
-        ("", *(f"{one.transfers:,}" for one in growth)),
-        (_PAIRS, *(f"{one.pairs_per_second:,.0f}" for one in growth)),
-        (_BYTES, *(f"{one.bytes_per_transfer:.1f}" for one in growth)),
+        ["", *(f"{one.transfers:,}" for one in growth)],
+        [_PAIRS, *(f"{one.pairs_per_second:,.0f}" for one in growth)],
+        [_BYTES, *(f"{one.bytes_per_transfer:.1f}" for one in growth)],
         *(
-            (f"{name}, µs", *(f"{one.reads[name].p50_us:,.0f} / {one.reads[name].p99_us:,.0f}" for one in growth))
+            [f"{name}, µs", *(f"{one.reads[name][0]:,.0f} / {one.reads[name][1]:,.0f}" for one in growth)]
             for name in _READS
         ),
     ]
@@ -228,14 +198,13 @@ def growth_table(growth: Sequence[Growth]) -> str:
     return "\n".join(f"{row[0]:<{first}}" + "".join(f"  {cell:>15}" for cell in row[1:]) for row in rows)
 
 
-def growth_bars(name: str, growth: Sequence[Growth]) -> list[Bar]:
-    """Return what has a goal: the largest size against the smallest, its slowest page, its bytes per transfer."""
+def growth_bars(name: str, growth: Sequence[Growth], *, flat: float) -> list[Bar]:
+    """Return what has a goal: pairs/s of the largest against the smallest (``flat``), its slowest page, its size."""
     small, large = growth[0], growth[-1]
-    slowest_us = max(large.reads[page].p99_us for page in _PAGES)
-    flat = large.pairs_per_second / small.pairs_per_second
-    sizes = f"{large.transfers:,} transfers"
+    at = f"{name}, {large.transfers:,} transfers"
+    slowest_us = max(large.reads[page][1] for page in _PAGES)
     return [
-        bar(f"{name}: {sizes}, pairs/s of those at {small.transfers:,}", flat, "x", 0.90),
-        at_most(f"{name}: {sizes}, slowest page p99", slowest_us / 1_000, "ms", 1.0),
-        at_most(f"{name}: {sizes}, {_BYTES}", large.bytes_per_transfer, "B", 120 if name == "SQLite" else None),
+        bar(f"{at}: pairs/s of those at {small.transfers:,}", flat, "x", at_least(0.90)),
+        bar(f"{at}: slowest page, p99", slowest_us / 1_000, "ms", at_most(1.0)),
+        bar(f"{at}: {_BYTES}", large.bytes_per_transfer, "B", at_most(120) if name == "SQLite" else None),
     ]

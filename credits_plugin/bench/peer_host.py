@@ -1,8 +1,8 @@
 """Runs one peer's debits inside the peer's own virtual environment; :mod:`.peers` starts it as a script.
 
 ``peer_host.py PEER TARGET CALLERS`` prepares the peer's tables and accounts and prints ``ready``. For each line with a
-number of seconds on its input it debits for that long and prints ``DEBITS SECONDS``. It imports nothing of this package,
-which is not installed there.
+number of seconds on its input it debits for that long and prints ``DEBITS SECONDS``. It imports nothing of this
+package, which is not installed there.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ def main() -> int:
     return 0
 
 
-def _plutus_agent(path: str, _callers: int) -> Run:
+def _plutus_agent(url: str, _callers: int) -> Run:
     """One embedded meter per organisation, from one thread: SQLite has one writer anyway, and a meter one connection.
 
     The driver's own durability is kept: WAL with ``synchronous=FULL``, which is SQLite's default.
     """
     from plutus_agent import Meter  # noqa: PLC0415 - installed where this runs
 
+    path = url.removeprefix("sqlite:///")
     configuration = {"pricing": {"block_over_balance": True}}
     meters = [Meter(f"bench-{place}", tier="pro", db_path=path, config=configuration) for place in range(50)]
     for meter in meters:
@@ -68,7 +69,7 @@ def _credit_ledger(url: str, callers: int) -> Run:
 
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), pool_size=callers)
     with engine.begin() as connection:
-        for statement in _CREDIT_LEDGER_TABLES:
+        for statement in _CREDIT_LEDGER_TABLES.split(";"):
             connection.execute(text(statement))
     tenants = [str(uuid4()) for _ in range(callers)]
     for tenant in tenants:
@@ -83,15 +84,17 @@ def _credit_ledger(url: str, callers: int) -> Run:
     return lambda seconds: _in_threads(debit, callers, seconds)
 
 
-# The wheel has no schema: this is what its statements need, with the unique key and the index that its README describes.
-_CREDIT_LEDGER_TABLES = (
-    "CREATE TABLE credit_balance (tenant_id uuid PRIMARY KEY, credits numeric(18, 4) NOT NULL, "
-    "updated_at timestamptz NOT NULL DEFAULT now())",
-    "CREATE TABLE credit_ledger (id uuid PRIMARY KEY, tenant_id uuid NOT NULL, delta numeric(18, 4) NOT NULL, "
-    "reason varchar(120) NOT NULL, idempotency_key varchar(200), balance_after numeric(18, 4), "
-    "created_at timestamptz NOT NULL DEFAULT now(), UNIQUE (tenant_id, idempotency_key))",
-    "CREATE INDEX credit_ledger_tenant ON credit_ledger (tenant_id)",
+# The wheel has no schema: this is what its statements need, with the unique key that its README describes.
+_CREDIT_LEDGER_TABLES = """
+CREATE TABLE credit_balance (
+    tenant_id uuid PRIMARY KEY, credits numeric(18, 4) NOT NULL, updated_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE credit_ledger (
+    id uuid PRIMARY KEY, tenant_id uuid NOT NULL, delta numeric(18, 4) NOT NULL, reason varchar(120) NOT NULL,
+    idempotency_key varchar(200), balance_after numeric(18, 4), created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (tenant_id, idempotency_key)
 )
+"""
 
 
 def _hf_nostro(url: str, callers: int) -> Run:

@@ -1,4 +1,4 @@
-"""Other prepaid ledgers for Python, from PyPI, on the same databases with the same durability: debits against our pairs.
+"""Other prepaid ledgers for Python, from PyPI, on the same databases with the same durability, against our pairs.
 
 A debit takes credits once they were used; a pair reserves them before and settles after, in two commits' answers. What
 else a peer leaves out stands beside its figure. Each runs in a process and a virtual environment of its own.
@@ -6,31 +6,29 @@ else a peer leaves out stands beside its figure. Each runs in a process and a vi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Final
 
-from ..database import Database
-from .environment import new_database, postgresql_server
-from .ledger import Load, pairs_per_second, prepare, require_clean, writers
+from .environment import Bench, Scale
+from .ledger import Load, ledger_of, pairs_per_second, writers
 from .report import Bar, bar
+from .rounds import interleave
 
 ENVIRONMENTS: Final = Path("build/peers")
-ROUNDS: Final = 5
-_SECONDS: Final = 1.0
+_CALLERS: Final = 64
 _INSTALL_LIMIT_S: Final = 180
 _PIP: Final = ("--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "15")
 _SCRIPT: Final = Path(__file__).with_name("peer_host.py")
 _NOT_RUN: Final = (
-    "bursar 2.0.4 is not among them: it needs Python 3.12 and a PostgreSQL server with the extensions pg_jsonschema and "
-    "pg_partman, which the embedded server does not have and no registry offers."
+    "bursar 2.0.4 is not among them: it needs Python 3.12 and a server with the extensions pg_jsonschema and "
+    "pg_partman, which the embedded PostgreSQL server does not have."
 )
 
 
@@ -91,19 +89,20 @@ class Comparison:
     pairs_by_64_per_second: float
 
 
-def measure(folder: Path, *, environments: Path = ENVIRONMENTS, rounds: int = ROUNDS) -> list[Bar]:
-    """Print the table of peers and return its figures as bars without goals; who is not installed has a line only."""
+def measure_peers(bench: Bench) -> list[Bar]:
+    """Print each peer's line; return the figures as bars without goals, for context."""
     lines, bars = [], []
-    with postgresql_server(folder) as server:
-        for peer in PEERS:
-            python = installed(peer, environments)
-            if python is None or (peer.on_postgresql and server is None):
-                lines.append(f"{peer.title}: not installed")
-                continue
-            found = _compare(peer, python, folder, server, rounds)
-            lines.append(describe(found))
-            bars += comparison_bars(found)
-    print("\n".join(["", "peers, debits against our hold and settle", *lines, _NOT_RUN]), flush=True)  # noqa: T201 - a command prints
+    for peer in PEERS:
+        new_url = bench.postgresql if peer.on_postgresql else bench.sqlite
+        python = installed(peer, ENVIRONMENTS)
+        theirs, ours = new_url(), new_url()
+        if python is None or theirs is None or ours is None:
+            lines.append(f"{peer.title}: not installed")
+            continue
+        found = _compare(peer, python, theirs, ours, bench.scale)
+        lines.append(describe(found))
+        bars += comparison_bars(found)
+    print("\n".join(["", "Debits of peers against our hold and settle", *lines, _NOT_RUN, ""]), flush=True)  # noqa: T201 - a command prints
     return bars
 
 
@@ -112,9 +111,9 @@ def describe(found: Comparison) -> str:
     peer = found.peer
     callers = "one caller" if peer.callers == 1 else f"{peer.callers} callers"
     ours = f"our pairs/s {found.pairs_per_second:,.0f} ({found.pairs_per_second / found.debits_per_second:.1f} x)"
-    if peer.callers != 64:
+    if peer.callers != _CALLERS:
         times = found.pairs_by_64_per_second / found.debits_per_second
-        ours += f", by 64 callers {found.pairs_by_64_per_second:,.0f} ({times:.1f} x)"
+        ours += f", by {_CALLERS} callers {found.pairs_by_64_per_second:,.0f} ({times:.1f} x)"
     return f"{peer.title}, {callers}: debits/s {found.debits_per_second:,.0f}; {ours}\n    {peer.lacks}"
 
 
@@ -123,7 +122,7 @@ def comparison_bars(found: Comparison) -> list[Bar]:
     times = found.pairs_by_64_per_second / found.debits_per_second
     return [
         bar(f"{found.peer.title}: debits/s", found.debits_per_second, "/s"),
-        bar(f"{found.peer.title}: our pairs/s, 64 callers", found.pairs_by_64_per_second, "/s"),
+        bar(f"{found.peer.title}: our pairs/s, {_CALLERS} callers", found.pairs_by_64_per_second, "/s"),
         bar(f"{found.peer.title}: our pairs/s, times its debits/s", times, "x"),
     ]
 
@@ -146,22 +145,23 @@ def installed(peer: Peer, environments: Path) -> Path | None:
     return python
 
 
-def _compare(peer: Peer, python: Path, folder: Path, server: str | None, rounds: int) -> Comparison:
-    if peer.on_postgresql and server is not None:
-        theirs, ours = (new_database(server, f"{peer.name}_{side}".replace("-", "_")) for side in ("peer", "ours"))
-    else:
-        theirs, ours = str(folder / f"{peer.name}.db"), f"sqlite:///{folder / f'beside-{peer.name}.db'}"
-    database = prepare(ours)
-    many, few = (Load(callers, callers, _SECONDS) for callers in (64, peer.callers))
-    figures: list[list[float]] = []
-    with debits(peer, python, theirs) as run, writers(database, count=1) as running:
-        for turn in range(-1, rounds):
-            figures.append([run(_SECONDS), pairs_per_second(running, few), pairs_per_second(running, many)])
-            if turn < 0:
-                figures.clear()  # pools are open now, statements prepared
-    require_clean(database)
-    database.close_thread()
-    return Comparison(peer, *(median(column) for column in zip(*figures, strict=True)))
+def _compare(peer: Peer, python: Path, theirs: str, ours: str, scale: Scale) -> Comparison:
+    with (
+        ledger_of(ours, accounts=_CALLERS) as database,
+        debits(peer, python, theirs) as debits_per_second,
+        writers(database, count=1) as running,
+    ):
+
+        def measured(seconds: float) -> dict[str, float]:
+            return {
+                "debits": debits_per_second(seconds),
+                "pairs": pairs_per_second(running, Load(peer.callers, peer.callers, seconds)),
+                "pairs by 64": pairs_per_second(running, Load(_CALLERS, _CALLERS, seconds)),
+            }
+
+        measured(scale.seconds / 4)  # pools are open afterwards, statements prepared
+        rounds = interleave(scale.rounds, partial(measured, scale.seconds))
+    return Comparison(peer, rounds.median("debits"), rounds.median("pairs"), rounds.median("pairs by 64"))
 
 
 @contextlib.contextmanager
