@@ -99,7 +99,11 @@ def measure_peers(bench: Bench) -> list[Bar]:
         if python is None or theirs is None or ours is None:
             lines.append(f"{peer.title}: not installed")
             continue
-        found = _compare(peer, python, theirs, ours, bench.scale)
+        try:
+            found = _compare(peer, python, theirs, ours, bench.scale)
+        except EOFError as error:
+            lines.append(str(error))
+            continue
         lines.append(describe(found))
         bars += comparison_bars(found)
     print("\n".join(["", "Debits of peers against our hold and settle", *lines, _NOT_RUN, ""]), flush=True)  # noqa: T201 - a command prints
@@ -169,25 +173,24 @@ def debits(peer: Peer, python: Path, target: str) -> Iterator[Callable[[float], 
     """Start the peer's process; yields a function of seconds that returns debits per second.
 
     Raises:
-        RuntimeError: the peer did not start, or ended before its time; what it said is on standard error.
+        EOFError: the peer did not start, or ended before its time; what it said is on standard error.
     """
     command = [str(python), str(_SCRIPT), peer.name, target, str(peer.callers)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own script
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:  # noqa: S603 - our own script
         assert process.stdin is not None  # noqa: S101 - piped
         assert process.stdout is not None  # noqa: S101 - piped
-        answers = process.stdout
-        asking = process.stdin
+        asked, answers = process.stdin, process.stdout
 
-        def answer() -> str:
+        def answer() -> bytes:
             line = answers.readline()
             if not line:
-                msg = f"{peer.title} ended before its time; see what it said above"
-                raise RuntimeError(msg)
+                msg = f"{peer.title}: ended before its time; what it said stands above"
+                raise EOFError(msg)
             return line
 
         def run(seconds: float) -> float:
-            asking.write(f"{seconds}\n")
-            asking.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which its answer says
+                asked.write(f"{seconds}\n".encode())
             return rate_of(answer())
 
         try:
@@ -197,7 +200,7 @@ def debits(peer: Peer, python: Path, target: str) -> Iterator[Callable[[float], 
             process.kill()
 
 
-def rate_of(line: str) -> float:
+def rate_of(line: bytes) -> float:
     """Return the rate that a peer's line ``DEBITS SECONDS`` says, per second."""
     count, seconds = line.split()
     return int(count) / float(seconds)
