@@ -23,6 +23,8 @@ from .size import measure_size
 from .throughput import measure_throughput
 from .webhooks import measure_webhooks
 
+_FULL: Final = Scale()
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -73,7 +75,7 @@ def choose_groups(only: str | None, *, url: str | None) -> list[Group]:
     return [known[name] for name in names]
 
 
-def run(*, url: str | None, out: Path, arguments: list[str], only: str | None = None) -> int:
+def run(*, url: str | None, out: Path, arguments: list[str], only: str | None = None, scale: Scale = _FULL) -> int:
     """Print the table and write ``out``. A missed goal is shown, not an error: speed is measured, never asserted.
 
     Raises:
@@ -81,7 +83,6 @@ def run(*, url: str | None, out: Path, arguments: list[str], only: str | None = 
     """
     groups = choose_groups(only, url=url)
     fsync = fix_fsync_cost(arguments)
-    scale = Scale()
     _say(f"medians of {scale.rounds} interleaved rounds, {scale.callers} callers, {fsync}")
     bars = measure_all(groups, scale=scale, url=url)
     write(bars, out)

@@ -1,6 +1,7 @@
-"""A script: an aiohttp host that serves nothing, with the plugin on the database that is named, or bare without one.
+"""A script: an aiohttp host that serves nothing, ``bare`` or with the plugin on the database that is named.
 
-Prints its resident memory in MB (10^6 bytes) once it is idle.
+``core URL``: as if the extra ``postgres`` were not installed; ``extra URL``: with what is installed here. Prints its
+resident memory in MB (10^6 bytes) once it is idle.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from aiohttp import web
 _SETTLING_S = 0.5  # until what starting up left to other threads is done
 
 
-async def _main(database_url: str | None) -> None:
+async def _main(kind: str, database_url: str = "") -> None:
+    if kind == "core":
+        for driver in ("psycopg", "psycopg2"):
+            sys.modules[driver] = None  # type: ignore[assignment]  # the documented way to make an import fail
     app = web.Application()
-    if database_url is not None:
+    if database_url:
         _plug_in(app, database_url)
     runner = web.AppRunner(app)
     await runner.setup()
@@ -59,4 +63,4 @@ def _resident_bytes() -> int:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:2] or [None]))
+    asyncio.run(_main(*sys.argv[1:]))

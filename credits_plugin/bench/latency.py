@@ -99,7 +99,6 @@ async def _open_loop(writer: LedgerWriter, scale: Scale, random: Random) -> list
     names = [account_name(number) for number in range(scale.accounts)]
     keys = [account_key(name) for name in names]
     latencies: list[float] = []
-    requests: list[asyncio.Task[None]] = []
 
     async def request(due: float, number: int) -> None:
         hold_id = await place_hold(writer, keys[number], names[number], new_id)
@@ -108,9 +107,9 @@ async def _open_loop(writer: LedgerWriter, scale: Scale, random: Random) -> list
 
     due = loop.time() + 0.02
     end = due + scale.open_loop_seconds
-    while due < end:
-        await asyncio.sleep(due - loop.time())
-        requests.append(loop.create_task(request(due, random.randrange(scale.accounts))))
-        due += random.expovariate(scale.arrivals_per_second)
-    await asyncio.gather(*requests)
+    async with asyncio.TaskGroup() as group:  # forgets those that are done: a growing list of tasks feeds the collector
+        while due < end:
+            await asyncio.sleep(due - loop.time())
+            group.create_task(request(due, random.randrange(scale.accounts)))
+            due += random.expovariate(scale.arrivals_per_second)
     return latencies

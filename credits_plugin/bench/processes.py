@@ -33,8 +33,13 @@ def measure_processes(bench: Bench) -> list[Bar]:
         total, p99 = rounds.ratio("four", to="one"), rounds.ratio("four p99", to="one p99")
         bars += [
             bar(f"{name}: four hosts, total of one host's", total, "x", at_least(1.0) if ours else None),
-            bar(f"{name}: four hosts, smallest share", rounds.median("four share"), "", at_least(0.2) if ours else None),
+            bar(
+                f"{name}: four hosts, smallest share", rounds.median("four share"), "", at_least(0.2) if ours else None
+            ),
             bar(f"{name}: four hosts, hold p99 of one host's", p99, "x", at_most(4) if ours else None),
+            bar(f"{name}: pairs, one host", rounds.median("one"), "/s"),
+            bar(f"{name}: pairs, four hosts", rounds.median("four"), "/s"),
+            bar(f"{name}: hold p99, four hosts", rounds.median("four p99") * 1_000, "ms"),
         ]
     return bars
 
@@ -60,17 +65,17 @@ def _run(name: str, hosts: Sequence[subprocess.Popen[str]], scale: Scale) -> dic
     load = {
         "begin": time.monotonic() + _SECONDS_TO_MEET,
         "seconds": scale.seconds,
-        "callers": scale.callers // len(hosts),
+        "callers": max(scale.callers // len(hosts), 1),
         "accounts": scale.accounts,
     }
     for host in hosts:
         _tell(host, load)
     answers = [_hear(host) for host in hosts]
-    pairs = [answer["pairs"] for answer in answers]
+    rates = [answer["pairs_per_second"] for answer in answers]
     latencies = [latency for answer in answers for latency in answer["latencies"]]
     return {
-        name: sum(pairs) / scale.seconds,
-        f"{name} share": min(pairs) / max(sum(pairs), 1),
+        name: sum(rates),
+        f"{name} share": min(rates) / sum(rates),
         f"{name} p99": quantile(latencies, 0.99),
     }
 

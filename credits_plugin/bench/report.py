@@ -43,7 +43,7 @@ def at_most(value: float) -> Goal:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One figure. Without a goal it is shown for context; ``value`` is None where it was not measured, ``note`` says why."""
+    """One figure, for context where it has no goal. ``value`` is None where it was not measured; ``note`` says why."""
 
     name: str
     value: float | None
@@ -94,5 +94,5 @@ def table(bars: Sequence[Bar]) -> str:
 def _line(one: Bar, width: int) -> str:
     value = "-" if one.value is None else f"{one.value:,.10g} {one.unit}"
     verdict = "" if one.goal is None else ("holds" if one.holds else "MISSED")
-    words = (f"{one.name:<{width}}", f"{value:>14}", f"{str(one.goal or ''):>8}", one.note or verdict)
+    words = (f"{one.name:<{width}}", f"{value:>14}", f"{one.goal or ''!s:>8}", one.note or verdict)
     return "  ".join(words).rstrip()

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -59,12 +61,15 @@ def measure_webhooks(bench: Bench) -> list[Bar]:
     try:
         rounds = interleave(
             bench.scale.rounds,
-            lambda: {"granted": asyncio.run(_deliver(credits, url, purchase, bench.scale))},
+            lambda: asyncio.run(_deliver(credits, url, purchase, bench.scale)),
         )
         require_clean(credits.database)
     finally:
         credits.close_sync()
-    return [bar("Webhooks: granted, one host, SQLite", rounds.median("granted"), "/s", at_least(1_500))]
+    return [
+        bar("Webhooks: granted, one host, SQLite", rounds.median("granted"), "/s", at_least(1_500)),
+        bar("Webhooks: CPU a delivery in the host's process", rounds.median("cpu") * 1_000_000, "µs"),
+    ]
 
 
 async def _buy_once(url: str) -> tuple[Credits, Purchase]:
@@ -102,8 +107,8 @@ def _payment_row(database: peewee.Database, payment_id: int) -> dict[str, Any]:
     return row
 
 
-async def _deliver(credits: Credits, url: str, purchase: Purchase, scale: Scale) -> float:
-    """Return how many deliveries were granted per second.
+async def _deliver(credits: Credits, url: str, purchase: Purchase, scale: Scale) -> dict[str, float]:
+    """Return how many deliveries were granted per second, and the host's CPU time for each.
 
     Raises:
         AssertionError: a delivery failed, or a payment was not granted.
@@ -114,25 +119,38 @@ async def _deliver(credits: Credits, url: str, purchase: Purchase, scale: Scale)
     deliveries = [_delivery(purchase, row, buyer) for row, buyer in zip(rows, buyers, strict=True)]
     async with await serve_intents(purchase.intent) as stripe:
         stripe_url = f"http://127.0.0.1:{stripe.sockets[0].getsockname()[1]}"
-        async with _host(url, stripe_url) as port:
-            await deliver_all(port, _PATH, deliveries[:1], connections=1)  # the first delivery loads the library
-            started = time.perf_counter()
-            await deliver_all(port, _PATH, deliveries[1:], connections=_CONNECTIONS)
-            elapsed = time.perf_counter() - started
+        async with _host(url, stripe_url) as host:
+            await deliver_all(host.port, _PATH, deliveries[:1], connections=1)  # the first delivery loads the library
+            started, cpu = time.perf_counter(), host.cpu_s()
+            await deliver_all(host.port, _PATH, deliveries[1:], connections=_CONNECTIONS)
+            elapsed, cpu = time.perf_counter() - started, host.cpu_s() - cpu
     granted = await credits.reads.run(lambda database: _granted(database, rows))
     if granted != len(rows):
         raise AssertionError(granted, len(rows))
-    return (len(rows) - 1) / elapsed
+    return {"granted": (len(rows) - 1) / elapsed, "cpu": cpu / (len(rows) - 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The host's process."""
+
+    port: int
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Return the CPU time that all its threads have used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
 
 
 @contextlib.asynccontextmanager
-async def _host(url: str, stripe_url: str) -> AsyncIterator[int]:
+async def _host(url: str, stripe_url: str) -> AsyncIterator[Host]:
     command = [sys.executable, "-m", "credits_plugin.bench.webhook_host", url, stripe_url, _SECRET]
     host = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert host.stdin is not None  # noqa: S101 - started with pipes
     assert host.stdout is not None  # noqa: S101 - see above
     try:
-        yield int(await host.stdout.readline())
+        yield Host(int(await host.stdout.readline()), host.pid)
     finally:
         host.stdin.close()
         await host.wait()
