@@ -16,7 +16,7 @@ from ..models import Transfer
 
 COUNT_CAP: Final = 10_000
 """Counts stop here: a page says ``>10,000`` instead of reading a whole table."""
-MOST_MAILS_FOUND: Final = 500
+MOST_MAILS_FOUND: Final = 200
 """A search lists the accounts of so many e-mail addresses with its prefix, the first in their order."""
 _LAST_CODE_POINT: Final = 0x10FFFF
 _FIRST_SURROGATE: Final = 0xD800
