@@ -12,9 +12,11 @@ from ..errors import InvalidValue
 from .against_redis import measure_redis
 from .environment import Bench, Scale, bench_folder, fix_fsync_cost
 from .gate import measure_gate
+from .growth import measure_growth
 from .latency import measure_latency
 from .loop import measure_loop
 from .memory import measure_memory
+from .peers import measure_peers
 from .processes import measure_processes
 from .report import Bar, goals_first, table, write
 from .size import measure_size
@@ -44,6 +46,8 @@ GROUPS: Final = (
     Group("loop", "lag of the event loop under a saturated writer", measure_loop),
     Group("webhooks", "signed deliveries granted over HTTP", measure_webhooks),
     Group("memory", "of an idle host", measure_memory),
+    Group("peers", "debits/s of other ledgers from PyPI against our pairs/s", measure_peers),
+    Group("growth", "pairs/s and pages from ten thousand transfers to ten million", measure_growth),
 )
 
 

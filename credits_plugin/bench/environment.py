@@ -32,6 +32,7 @@ class Scale:
     gate_requests: int = 2_000
     deliveries: int = 2_000
     transfers: int = 300_000
+    growth: tuple[int, ...] = (10_000, 1_000_000, 10_000_000)
 
 
 @dataclass(slots=True)

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import peewee
+from playhouse.cockroachdb import CockroachDatabase
 
 from ..models import Transfer
 
 COUNT_CAP: Final = 10_000
 """Counts stop here: a page says ``>10,000`` instead of reading a whole table."""
+MOST_MAILS_FOUND: Final = 200
+"""A search lists the accounts of so many e-mail addresses with its prefix, the first in their order."""
 _LAST_CODE_POINT: Final = 0x10FFFF
 _FIRST_SURROGATE: Final = 0xD800
 _FIRST_AFTER_SURROGATES: Final = 0xE000
@@ -90,9 +93,9 @@ def account_window(
     step: int = 50,
 ) -> KeyWindow:
     """Return where the pages of ``accounts_page`` start, from the one following ``after``, or those of its end."""
-    order = "DESC" if from_end else "ASC"
+    order = account_order(database, prefix, descending=from_end)
     source, parameters = listed_accounts(
-        database, "external_id", prefix=prefix, after=after, order=order, limit=COUNT_CAP + 1
+        database, "external_id", prefix=prefix, after=after, descending=from_end, limit=COUNT_CAP + 1
     )
     listed = f"SELECT external_id AS k0 FROM ({source}) AS found ORDER BY k0 {order} LIMIT {COUNT_CAP + 1}"
     if from_end:
@@ -112,22 +115,40 @@ def _native(database: peewee.Database, sql: str, parameters: Sequence[Any]) -> l
 
 
 def listed_accounts(
-    database: peewee.Database, columns: str, *, prefix: str, after: str | None, limit: int, order: str = "ASC"
+    database: peewee.Database, columns: str, *, prefix: str, after: str | None, limit: int, descending: bool = False
 ) -> tuple[str, list[Any]]:
     """Return a SELECT of accounts by external id, and its parameters: all, or those of an id or e-mail prefix.
 
-    Each part is limited by itself, so that a prefix of a million ids reads no more than one of ten. The result is to be
-    ordered and limited again.
+    Each part is limited by itself and read in the order of its index, so that a prefix of a million ids reads no more
+    than one of ten, whatever the planner believes of it; of e-mail addresses the first ``MOST_MAILS_FOUND`` count. The
+    result is to be ordered by :func:`account_order` and limited again.
     """
-    later, bound = ("external_id > %s", [after]) if after is not None else ("1 = 1", [])
-    one = f"SELECT {columns} FROM account WHERE {{}} AND {later} ORDER BY external_id {order} LIMIT {limit}"
+    order = account_order(database, prefix, descending=descending)
+    later, bound = "1 = 1", []
+    if after is not None:
+        later, bound = f"external_id {'~>~' if 'USING' in order else '>'} %s", [after]
+    listed = f"SELECT {columns} FROM {{}} WHERE {{}} AND {later} ORDER BY external_id {order} LIMIT {limit}"
     if not prefix:
-        return one.format("1 = 1"), bound
+        return listed.format("account", "1 = 1"), bound
     by_id, id_bounds = _starts_with(database, "external_id", prefix)
     by_mail, mail_bounds = _starts_with(database, "lower(email)", prefix.lower())
-    parts = (one.format(by_id), one.format(by_mail))
+    mails = f"ORDER BY lower(email) {account_order(database, prefix)} LIMIT {MOST_MAILS_FOUND}"
+    parts = (
+        listed.format("account", by_id),
+        listed.format(f"(SELECT * FROM account WHERE {by_mail} {mails}) AS mailed", "1 = 1"),
+    )
     both = " UNION ".join(f"SELECT * FROM ({part}) AS part_{place}" for place, part in enumerate(parts))
     return both, [*id_bounds, *bound, *mail_bounds, *bound]
+
+
+def account_order(database: peewee.Database, prefix: str, *, descending: bool = False) -> str:
+    """Return what follows ORDER BY and an account's external id: a search goes by bytes, as PostgreSQL's index does.
+
+    In the collation's order its planner would at times walk all ids and compare each (0.7 s for a million accounts).
+    """
+    if not prefix or isinstance(database, (peewee.SqliteDatabase, CockroachDatabase)):
+        return "DESC" if descending else "ASC"
+    return "USING ~>~" if descending else "USING ~<~"
 
 
 def _starts_with(database: peewee.Database, column: str, prefix: str) -> tuple[str, list[Any]]:

@@ -18,7 +18,7 @@ from hookspecs import Usage
 from ..models import SPARSE_INDEX_STEP
 from .entries import INCOMING, Code, HoldStatus, LotState
 from .ids import id_time_ms
-from .keysets import listed_accounts, select
+from .keysets import account_order, listed_accounts, select
 from .lots import attribute_spend, burn_down_order
 
 
@@ -150,12 +150,12 @@ def accounts_page(
 ) -> list[Balance]:
     """Return accounts in the order of their external id, from the one following ``after``.
 
-    ``prefix`` keeps those whose external id, or e-mail address in any case, starts with it.
+    ``prefix`` keeps those whose external id, or e-mail address in any case, starts with it; in the order of bytes.
     """
     source, parameters = listed_accounts(database, "*", prefix=prefix, after=after, limit=limit)
     rows = select(
         database,
-        f"SELECT {_ACCOUNT} FROM ({source}) AS a ORDER BY a.external_id LIMIT %s",
+        f"SELECT {_ACCOUNT} FROM ({source}) AS a ORDER BY a.external_id {account_order(database, prefix)} LIMIT %s",
         [*parameters, limit],
     )
     return [_balance(row) for row in rows]
