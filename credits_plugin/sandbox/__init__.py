@@ -13,6 +13,7 @@ loop's thread.
   `close_dispute(dispute_id, won=True)`. Evidence goes through the API.
 * Refunds: `refund(charge_id, amount=None, reason=None)` as from the dashboard, `fail_refund(refund_id)`,
   `succeed_refund(refund_id)`, `cancel_refund(refund_id)`, `start_refunds_as("pending")`.
+* Checkout: `complete_delayed_payment(session_id, succeed=True)` for bank debits, `expire_session(session_id)`.
 * Webhooks: `set_webhook(url, secret)`, `drain()`, `deliver_pending()`.
 
 This module imports nothing heavy: aiohttp is loaded when a sandbox is created.
@@ -51,6 +52,8 @@ class SandboxSettings:
     `data_path` is a SQLite file that survives a restart (None keeps everything in memory). `retry_base_s` is the pause
     after the first failed delivery; it doubles with every attempt, up to `max_delivery_attempts` attempts.
     `latency_s` delays every API answer after the request was accepted, so that a key can be met in flight (409).
+    `tax_percent` is what automatic tax adds, wherever the buyer lives. `bank_debits` lets buyers pay USD and EUR from a
+    bank account, as an account's dashboard would; such money arrives, or fails to, after the session is complete.
     """
 
     secret_key: str = "sk_test_sandbox"  # noqa: S105 - the well-known key of the sandbox, it protects nothing
@@ -62,6 +65,8 @@ class SandboxSettings:
     more_webhooks: tuple[WebhookEndpoint, ...] = ()
     max_delivery_attempts: int = 8
     latency_s: float = 0.0
+    tax_percent: int = 20
+    bank_debits: bool = True
 
     def endpoints(self) -> tuple[WebhookEndpoint, ...]:
         """All webhook endpoints, the main one first; empty when none is configured."""
@@ -169,6 +174,14 @@ class Sandbox:
     def cancel_refund(self, refund_id: str) -> dict[str, Any]:
         """Somebody cancels a refund at the dashboard."""
         return self._act("cancel_refund", refund=refund_id)
+
+    def complete_delayed_payment(self, session_id: str, *, succeed: bool = True) -> dict[str, Any]:
+        """The bank debit of a completed, unpaid session arrives or fails; returns the session."""
+        return self._act("complete_delayed_payment", session=session_id, succeed=succeed)
+
+    def expire_session(self, session_id: str) -> dict[str, Any]:
+        """An open session runs out now."""
+        return self._act("expire_session", session=session_id)
 
     def _act(self, name: str, **values: Any) -> dict[str, Any]:
         from credits_plugin.sandbox.actions import act  # noqa: PLC0415 - as in create_sandbox

@@ -8,7 +8,7 @@ from typing import Any
 from credits_plugin.sandbox.call import Call, Handler
 from credits_plugin.sandbox.errors import resource_missing
 from credits_plugin.sandbox.params import Spec, boolean, choice, integer, read_params, text
-from credits_plugin.sandbox.resources import dispute_life, refund_life, refunds
+from credits_plugin.sandbox.resources import checkout_sessions, delayed_payments, dispute_life, refund_life, refunds
 from credits_plugin.sandbox.state import State
 from credits_plugin.sandbox.store import Json
 
@@ -42,8 +42,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, dict) else str(value)
 
 
-def _named(call: Call, kind: str) -> Json:
-    return call.fetch(kind, call.params[kind], param=kind, status=400)
+def _named(call: Call, kind: str, *, param: str | None = None) -> Json:
+    param = param or kind
+    return call.fetch(kind, call.params[param], param=param, status=400)
 
 
 def _dispute(call: Call) -> Json:
@@ -76,6 +77,16 @@ def _cancel_refund(call: Call) -> Json:
     return refund_life.cancel_refund(call, _named(call, "refund"))
 
 
+def _complete_delayed_payment(call: Call) -> Json:
+    session = _named(call, "checkout.session", param="session")
+    return delayed_payments.complete_delayed_payment(call, session, succeed=call.params.get("succeed", True))
+
+
+def _expire_session(call: Call) -> Json:
+    session = _named(call, "checkout.session", param="session")
+    return checkout_sessions.expire_open(call, session)
+
+
 _ID = text(required=True)
 ACTIONS = {
     "dispute": Action(
@@ -91,5 +102,7 @@ ACTIONS = {
     "succeed_refund": Action(_succeed_refund, {"refund": _ID}),
     "fail_refund": Action(_fail_refund, {"refund": _ID, "reason": choice(*refund_life.FAILURE_REASONS)}),
     "cancel_refund": Action(_cancel_refund, {"refund": _ID}),
+    "complete_delayed_payment": Action(_complete_delayed_payment, {"session": _ID, "succeed": boolean()}),
+    "expire_session": Action(_expire_session, {"session": _ID}),
 }  # fmt: skip
 """By their names in the programmatic API (`Sandbox`)."""

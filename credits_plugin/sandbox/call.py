@@ -31,6 +31,8 @@ class Call:
     base_url: str
     merchant_name: str
     endpoint_ids: tuple[str, ...]
+    tax_percent: int = 20
+    bank_debits: bool = True
     cause: Cause = Cause()
     params: Json = field(default_factory=dict)
     path: Mapping[str, str] = field(default_factory=dict)

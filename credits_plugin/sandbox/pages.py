@@ -10,12 +10,15 @@ from typing import Any
 from aiohttp import web
 from jinja2 import Environment, PackageLoader
 
-from credits_plugin.sandbox.card_form import FIELDS, FormError, read_buyer
+from credits_plugin.sandbox.bank_accounts import NAMES, accounts_for
+from credits_plugin.sandbox.card_form import COUNTRIES, FIELDS, Asked, FormError, read_buyer
 from credits_plugin.sandbox.cards import TEST_CARDS
 from credits_plugin.sandbox.checkout_payments import Buyer, pay_session
+from credits_plugin.sandbox.checkout_totals import priced, totals
 from credits_plugin.sandbox.currencies import format_money
 from credits_plugin.sandbox.errors import DECLINED_BY_CARD, StripeError
 from credits_plugin.sandbox.protocol import base_url_of
+from credits_plugin.sandbox.resources.checkout_prices import apply_promotion_code
 from credits_plugin.sandbox.state import State
 from credits_plugin.sandbox.store import Json
 
@@ -63,7 +66,9 @@ class Pages:
         session = self._session(request)
         if session is None or session["status"] != "open":
             return self._closed(session, status=409)
-        buyer = read_buyer(values, now=self._state.now(), known_email=_known_email(session))
+        if "code" in form:
+            return self._apply_code(request, session, str(form["code"]))
+        buyer = read_buyer(values, now=self._state.now(), asked=_asked(session))
         if isinstance(buyer, FormError):
             return self._form(session, values=values, errors=dict(buyer.messages), status=400)
         return self._charge(request, session, buyer, values)
@@ -74,12 +79,20 @@ class Pages:
             with self._state.store.transaction(keep_on=lambda error: getattr(error, "keeps_changes", False)):
                 completed = pay_session(call, session["id"], buyer)
         except StripeError as error:
-            if error.kind != DECLINED_BY_CARD:
-                raise
-            field = _FIELD_OF_CODE.get(error.code or "", "card_number")
-            return self._form(session, values=values, errors={field: error.message}, status=402)
+            field = _FIELD_OF_CODE.get(error.code or "", "saved" if values["saved"] else "card_number")
+            session = self._session(request) or session  # the attempt may have added its tax
+            status = 402 if error.kind == DECLINED_BY_CARD else 400
+            return self._form(session, values=values, errors={field: error.message}, status=status)
         target = completed["success_url"].replace("{CHECKOUT_SESSION_ID}", completed["id"])
         return web.Response(status=303, headers={"Location": target, "Cache-Control": "no-store"})
+
+    def _apply_code(self, request: web.Request, session: Json, code: str) -> web.Response:
+        try:
+            with self._state.store.transaction():
+                apply_promotion_code(self._state.call(base_url_of(request)), session, code)
+        except StripeError as error:
+            return self._form(session, values={"code": code}, errors={"code": error.message}, status=400)
+        return web.Response(status=303, headers={"Location": request.path, "Cache-Control": "no-store"})
 
     async def receipt(self, request: web.Request) -> web.Response:
         """What was paid and given back."""
@@ -93,26 +106,53 @@ class Pages:
         return self._state.store.get("checkout.session", request.match_info["id"])
 
     def _form(self, session: Json, *, values: dict[str, str], errors: dict[str, str], status: int) -> web.Response:
-        lines = self._state.store.get("checkout_lines", session["id"]) or {"items": []}
+        items = (self._state.store.get("checkout_lines", session["id"]) or {"items": []})["items"]
         products = {
-            item["price"]["product"]: self._state.store.get("product", item["price"]["product"]) or {}
-            for item in lines["items"]
+            item["price"]["product"]: self._state.store.get("product", item["price"]["product"]) or {} for item in items
         }
+        asked, due = _asked(session), self._due(session, items)
         return _page(
             "checkout.html",
             status=status,
             session=session,
-            items=lines["items"],
+            due=due,
+            items=items,
             products=products,
             merchant=self._state.settings.merchant_name,
             # Card number and security code never travel back to the browser.
-            values={name: value for name, value in values.items() if name in {"email", "name", "exp"}},
+            values={
+                name: value for name, value in values.items() if name in {"email", "name", "exp", "code", "country"}
+            },
             errors=errors,
-            email=_known_email(session),
+            email=asked.known_email,
+            asked=asked,
+            countries=COUNTRIES,
             button=_BUTTONS.get(session["submit_type"] or "", "Pay"),
             cards=TEST_CARDS,
+            accounts=accounts_for(session["currency"]) if len(session["payment_method_types"]) > 1 else (),
+            bank=NAMES.get(session["payment_method_types"][-1]),
+            saved=self._saved_methods(session),
             next_year=f"{(time.gmtime(self._state.now()).tm_year + 2) % 100:02d}",
         )
+
+    def _due(self, session: Json, items: list[Json]) -> Json:
+        """What the buyer will pay, tax included, also before the session itself knows it."""
+        if session["automatic_tax"]["status"] != "requires_location_inputs":
+            return session
+        coupon_id = session["discounts"][0]["coupon"] if session["discounts"] else ""
+        coupon = self._state.store.get("coupon", coupon_id)
+        return totals(priced(items, coupon=coupon, tax_percent=self._state.settings.tax_percent))
+
+    def _saved_methods(self, session: Json) -> list[Json]:
+        shown = (session["saved_payment_method_options"] or {}).get("allow_redisplay_filters") or []
+        return [
+            method
+            for method in self._state.store.newest_first("payment_method")
+            if session["customer"]
+            and method["customer"] == session["customer"]
+            and method["type"] == "card"
+            and method["allow_redisplay"] in shown
+        ]
 
     def _closed(self, session: Json | None, *, status: int | None = None) -> web.Response:
         if session is None:
@@ -123,6 +163,15 @@ class Pages:
             return _page("closed.html", status=status or 200, title=title, message=message, back=None)
         title, message = "You're all done here", "This checkout session has timed out. Please start again."
         return _page("closed.html", status=status or 410, title=title, message=message, back=session["cancel_url"])
+
+
+def _asked(session: Json) -> Asked:
+    return Asked(
+        currency=session["currency"],
+        known_email=_known_email(session),
+        is_free=session["amount_total"] == 0,
+        asks_country=session["automatic_tax"]["status"] == "requires_location_inputs",
+    )
 
 
 def _known_email(session: Json) -> str | None:

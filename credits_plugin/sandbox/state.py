@@ -54,6 +54,8 @@ class State:
             base_url=base_url or self._base_url,
             merchant_name=self.settings.merchant_name,
             endpoint_ids=self.deliveries.endpoint_ids,
+            tax_percent=self.settings.tax_percent,
+            bank_debits=self.settings.bank_debits,
             cause=cause or Cause(),
             params=params or {},
             path=path or {},

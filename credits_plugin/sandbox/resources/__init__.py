@@ -8,7 +8,9 @@ from credits_plugin.sandbox.resources import (
     balance_transactions,
     charges,
     checkout_sessions,
+    coupons,
     customers,
+    delayed_payments,
     dispute_life,
     disputes,
     events,
@@ -25,6 +27,7 @@ ROUTES: tuple[Route, ...] = (
     *balance_transactions.ROUTES,
     *charges.ROUTES,
     *checkout_sessions.ROUTES,
+    *coupons.ROUTES,
     *customers.ROUTES,
     *disputes.ROUTES,
     *events.ROUTES,
@@ -37,6 +40,7 @@ ROUTES: tuple[Route, ...] = (
 
 DUE_WORK: dict[str, DueWork] = {
     checkout_sessions.EXPIRE: checkout_sessions.expire_due,
+    delayed_payments.FINISH: delayed_payments.finish_due,
     dispute_life.DECIDE: dispute_life.decide_due,
     dispute_life.OPEN_BY_CARD: dispute_life.open_due,
     dispute_life.RUN_OUT: dispute_life.run_out,

@@ -66,6 +66,8 @@ def open_dispute(
     Emits `charge.dispute.created`, `charge.updated` and, unless it is an inquiry, `charge.dispute.funds_withdrawn`.
     Raises StripeError for a charge that took no money or is disputed already.
     """
+    if charge["status"] != "succeeded":
+        raise StripeError(f"Charge {charge['id']} took no money: it cannot be disputed.", param="charge")
     if charge["disputed"]:
         raise StripeError(f"Charge {charge['id']} is disputed already ({charge['dispute']}).", param="charge")
     disputed = charge["amount_captured"] - charge["amount_refunded"] if amount is None else amount

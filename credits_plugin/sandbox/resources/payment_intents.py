@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from credits_plugin.sandbox.call import Call, Route, list_route, page_of
 from credits_plugin.sandbox.cards import DECLINES, Decline, declined
-from credits_plugin.sandbox.currencies import MAXIMUM_MINOR, format_money, minimum_minor
+from credits_plugin.sandbox.currencies import MAXIMUM_MINOR, check_step, format_money, minimum_minor
 from credits_plugin.sandbox.errors import StripeError
 from credits_plugin.sandbox.objects import new_id, random_text
 from credits_plugin.sandbox.params import (
@@ -24,6 +24,7 @@ from credits_plugin.sandbox.params import (
     url,
 )
 from credits_plugin.sandbox.resources.charges import create_charge, settle
+from credits_plugin.sandbox.resources.delayed_payments import session_of
 from credits_plugin.sandbox.resources.dispute_life import schedule_by_card
 from credits_plugin.sandbox.resources.payment_methods import fate_of, method_of
 from credits_plugin.sandbox.store import Json
@@ -109,6 +110,7 @@ def check_amount(amount: int, currency_code: str, *, what: str = "Amount") -> No
             code="amount_too_large",
             param="amount",
         )
+    check_step(amount, currency_code, param="amount")
 
 
 def create_intent(call: Call, values: Json) -> Json:
@@ -273,19 +275,17 @@ def capture(call: Call) -> Json:
     call.emit("charge.captured", charge)
     intent = call.update(intent, {"amount_capturable": 0, "amount_received": amount, "status": "succeeded"})
     call.emit("payment_intent.succeeded", intent)
+    session = session_of(call, intent)
+    if session is not None:  # its status becomes `paid` without an event of its own
+        call.save(session | {"payment_status": "paid"})
     return intent
 
 
 def cancel(call: Call) -> Json:
     """Give up an intent that has not succeeded; emits `payment_intent.canceled`."""
     intent = _in_status(call, "cancel", "requires_payment_method", "requires_confirmation", "requires_capture")
-    open_session = next(
-        call.store.newest_first(
-            "checkout.session", lambda row: row["payment_intent"] == intent["id"] and row["status"] == "open"
-        ),
-        None,
-    )
-    if open_session is not None:
+    open_session = session_of(call, intent)
+    if open_session is not None and open_session["status"] == "open":
         raise StripeError(
             "You cannot cancel this PaymentIntent because it was created by a Checkout Session that is still open. "
             f"Expire the session ({open_session['id']}) instead.",
@@ -351,7 +351,9 @@ def list_all(call: Call) -> Json:
 
 ROUTES = (
     Route("POST", "/v1/payment_intents", create, _CREATE),
-    list_route("/v1/payment_intents", list_all, customer=text(), created=created_filter()),
+    list_route(
+        "/v1/payment_intents", list_all, customer=text(), created=created_filter(), **unsupported("customer_account")
+    ),
     Route("GET", "/v1/payment_intents/{id}", retrieve),
     Route("POST", "/v1/payment_intents/{id}", update, _FIELDS),
     Route("POST", "/v1/payment_intents/{id}/confirm", confirm, _CONFIRM),

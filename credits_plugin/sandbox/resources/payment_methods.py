@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 
+from credits_plugin.sandbox.bank_accounts import TestAccount
 from credits_plugin.sandbox.call import Call, Route
 from credits_plugin.sandbox.cards import DECLINES, Fate, TestCard, card_of_token, declined
 from credits_plugin.sandbox.errors import StripeError, resource_missing
@@ -46,6 +47,38 @@ def create_card(
         "type": "card",
     }
     call.store.put("card_fate", {"id": method["id"], "fate": card.fate})
+    return call.save(method)
+
+
+def create_bank_account(call: Call, account: TestAccount, *, billing_details: Json) -> Json:
+    """A payment method of a test bank account."""
+    fingerprint = hashlib.sha256(account.number.encode()).hexdigest()[:16]
+    if account.kind == "us_bank_account":
+        details: Json = {
+            "account_holder_type": "individual", "account_type": "checking", "bank_name": "STRIPE TEST BANK",
+            "financial_connections_account": None, "fingerprint": fingerprint, "last4": account.last4,
+            "networks": {"preferred": "ach", "supported": ["ach"]}, "routing_number": "110000000",
+            "status_details": {},
+        }  # fmt: skip
+    else:
+        details = {
+            "bank_code": "19043", "branch_code": "", "country": account.number[:2], "fingerprint": fingerprint,
+            "generated_from": {"charge": None, "setup_attempt": None}, "last4": account.last4,
+        }  # fmt: skip
+    method: Json = {
+        "id": new_id("pm"),
+        "object": "payment_method",
+        "allow_redisplay": "unspecified",
+        "billing_details": billing_details,
+        "created": call.now,
+        "customer": None,
+        "customer_account": None,
+        "livemode": False,
+        "metadata": {},
+        "type": account.kind,
+        account.kind: details,
+    }
+    call.store.put("card_fate", {"id": method["id"], "fate": account.fate})
     return call.save(method)
 
 
