@@ -14,7 +14,16 @@ loop's thread.
 * Refunds: `refund(charge_id, amount=None, reason=None)` as from the dashboard, `fail_refund(refund_id)`,
   `succeed_refund(refund_id)`, `cancel_refund(refund_id)`, `start_refunds_as("pending")`.
 * Checkout: `complete_delayed_payment(session_id, succeed=True)` for bank debits, `expire_session(session_id)`.
-* Webhooks: `set_webhook(url, secret)`, `drain()`, `deliver_pending()`.
+* Webhooks: `set_webhook(url, secret)`, `rotate_webhook_secret(secret, keep_old_s=…)`, `drain()`, `deliver_pending()`,
+  `await deliver(event_id, …)` in the order given and as often as given, `release_events(newest_first=False)`.
+* Faults: `add_fault(kind, match="*", times=1)` and `clear_faults()`. Over events (`match` is a pattern over their
+  type): duplicate, second_event, drop, never_created, delay (`seconds`), hold, reorder (`size`), older_version,
+  newer_version, wrong_livemode, bad_signature. Over requests (`match` is a pattern over `METHOD /path`): rate_limited,
+  locked, conflict, server_error, hang_up, timeout, and after their effect error_after_effect, answer_lost,
+  answer_stalled.
+
+The same by HTTP, for other languages: `POST /sandbox/api/NAME` with the parameters of `actions.ACTIONS` in a form and
+the secret key as bearer. `GET /sandbox` is the page for people.
 
 This module imports nothing heavy: aiohttp is loaded when a sandbox is created.
 """
@@ -132,6 +141,28 @@ class Sandbox:
     def set_webhook(self, url: str, secret: str) -> None:
         """Deliver to this endpoint alone from now on; what is still pending goes there too."""
         self._deliveries().set_endpoints((WebhookEndpoint(url, secret),))
+
+    def rotate_webhook_secret(self, secret: str, *, keep_old_s: float = 0) -> None:
+        """Sign with a new secret from now on, and for `keep_old_s` seconds with the old one as well."""
+        self._deliveries().rotate_secret(secret, keep_old_s=keep_old_s)
+
+    async def deliver(self, *event_ids: str) -> list[int]:
+        """Send stored events to the endpoints now, one after the other; returns the statuses (0: no answer)."""
+        return [status for event_id in event_ids for status in await self._deliveries().deliver_event(event_id)]
+
+    def release_events(self, *, newest_first: bool = False) -> int:
+        """Deliver what faults hold back, one after the other; returns how many deliveries that are."""
+        return int(self._act("release_events", newest_first=newest_first)["released"])
+
+    def add_fault(
+        self, kind: str, *, match: str = "*", times: int = 1, seconds: int = 60, size: int = 2
+    ) -> dict[str, Any]:
+        """Spoil the next `times` matching events or requests; see the module's docstring and `faults.ABOUT`."""
+        return self._act("add_fault", kind=kind, match=match, times=times, seconds=seconds, size=size)
+
+    def clear_faults(self) -> None:
+        """From now on everything goes well; what is held stays held."""
+        self._act("clear_faults")
 
     async def drain(self) -> None:
         """Wait until every delivery has arrived or was given up, pauses between attempts included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from credits_plugin.sandbox import faults, outgoing
 from credits_plugin.sandbox.call import Call, Handler
 from credits_plugin.sandbox.errors import resource_missing
 from credits_plugin.sandbox.params import Spec, boolean, choice, integer, read_params, text
@@ -87,6 +88,25 @@ def _expire_session(call: Call) -> Json:
     return checkout_sessions.expire_open(call, session)
 
 
+def _add_fault(call: Call) -> Json:
+    return faults.add_fault(call.store, call.params.pop("kind"), **call.params)
+
+
+def _clear_faults(call: Call) -> Json:
+    faults.clear_faults(call.store)
+    return {}
+
+
+def _deliver_again(call: Call) -> Json:
+    event = _named(call, "event")
+    outgoing.deliver_again(call.store, event["id"], call.endpoint_ids)
+    return event
+
+
+def _release_events(call: Call) -> Json:
+    return {"released": outgoing.release(call.store, newest_first=call.params.get("newest_first", False))}
+
+
 _ID = text(required=True)
 ACTIONS = {
     "dispute": Action(
@@ -104,5 +124,15 @@ ACTIONS = {
     "cancel_refund": Action(_cancel_refund, {"refund": _ID}),
     "complete_delayed_payment": Action(_complete_delayed_payment, {"session": _ID, "succeed": boolean()}),
     "expire_session": Action(_expire_session, {"session": _ID}),
+    "deliver_again": Action(_deliver_again, {"event": _ID}),
+    "release_events": Action(_release_events, {"newest_first": boolean()}),
+    "add_fault": Action(
+        _add_fault,
+        {
+            "kind": choice(*faults.KINDS, required=True), "match": text(max_length=200),
+            "times": integer(minimum=1, maximum=1000), "seconds": integer(minimum=0), "size": integer(minimum=2),
+        },
+    ),
+    "clear_faults": Action(_clear_faults, {}),
 }  # fmt: skip
 """By their names in the programmatic API (`Sandbox`)."""

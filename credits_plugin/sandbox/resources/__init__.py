@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from credits_plugin.sandbox.call import Route
 from credits_plugin.sandbox.expansion import INCLUDABLE
+from credits_plugin.sandbox.outgoing import RELEASE
 from credits_plugin.sandbox.resources import (
     balance_transactions,
     charges,
@@ -22,6 +23,7 @@ from credits_plugin.sandbox.resources import (
     refunds,
 )
 from credits_plugin.sandbox.state import DueWork
+from credits_plugin.sandbox.webhooks import release_delivery
 
 ROUTES: tuple[Route, ...] = (
     *balance_transactions.ROUTES,
@@ -45,6 +47,7 @@ DUE_WORK: dict[str, DueWork] = {
     dispute_life.OPEN_BY_CARD: dispute_life.open_due,
     dispute_life.RUN_OUT: dispute_life.run_out,
     refund_life.FAIL: refund_life.fail_due,
+    RELEASE: lambda call, delivery_id: release_delivery(call.store, delivery_id),
     refund_life.SUCCEED: refund_life.succeed_due,
 }
 
