@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiohttp import web
-from jinja2 import Environment, PackageLoader
 
 from credits_plugin.sandbox.bank_accounts import NAMES, accounts_for
 from credits_plugin.sandbox.card_form import COUNTRIES, FIELDS, Asked, FormError, read_buyer
 from credits_plugin.sandbox.cards import TEST_CARDS
 from credits_plugin.sandbox.checkout_payments import Buyer, pay_session
 from credits_plugin.sandbox.checkout_totals import priced, totals
-from credits_plugin.sandbox.currencies import format_money
 from credits_plugin.sandbox.errors import DECLINED_BY_CARD, StripeError
 from credits_plugin.sandbox.protocol import base_url_of
+from credits_plugin.sandbox.rendering import render
 from credits_plugin.sandbox.resources.checkout_prices import apply_promotion_code
 from credits_plugin.sandbox.state import State
 from credits_plugin.sandbox.store import Json
 
 Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_templates = Environment(
-    loader=PackageLoader("credits_plugin.sandbox"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-_templates.filters["money"] = format_money
-_templates.filters["grouped"] = lambda number: " ".join(number[i : i + 4] for i in range(0, len(number), 4))
-_templates.filters["date"] = lambda seconds: time.strftime("%B %d, %Y", time.gmtime(seconds))
 
 _BUTTONS = {"book": "Book", "donate": "Donate"}
 _FIELD_OF_CODE = {"incorrect_cvc": "cvc", "expired_card": "exp"}
@@ -98,8 +88,8 @@ class Pages:
         """What was paid and given back."""
         charge = self._state.store.get("charge", request.match_info["id"])
         if charge is None or not charge["paid"]:
-            return _page("closed.html", status=404, title="Not found", message="There is no such receipt.", back=None)
-        return _page("receipt.html", charge=charge, merchant=self._state.settings.merchant_name)
+            return render("closed.html", status=404, title="Not found", message="There is no such receipt.", back=None)
+        return render("receipt.html", charge=charge, merchant=self._state.settings.merchant_name)
 
     def _session(self, request: web.Request) -> Json | None:
         self._state.run_due(base_url_of(request))
@@ -111,7 +101,7 @@ class Pages:
             item["price"]["product"]: self._state.store.get("product", item["price"]["product"]) or {} for item in items
         }
         asked, due = _asked(session), self._due(session, items)
-        return _page(
+        return render(
             "checkout.html",
             status=status,
             session=session,
@@ -157,12 +147,12 @@ class Pages:
     def _closed(self, session: Json | None, *, status: int | None = None) -> web.Response:
         if session is None:
             title, message = "Something went wrong", "The page you were looking for could not be found."
-            return _page("closed.html", status=404, title=title, message=message, back=None)
+            return render("closed.html", status=404, title=title, message=message, back=None)
         if session["status"] == "complete":
             title, message = "You're all done here", "Your payment has already been processed, you can close this page."
-            return _page("closed.html", status=status or 200, title=title, message=message, back=None)
+            return render("closed.html", status=status or 200, title=title, message=message, back=None)
         title, message = "You're all done here", "This checkout session has timed out. Please start again."
-        return _page("closed.html", status=status or 410, title=title, message=message, back=session["cancel_url"])
+        return render("closed.html", status=status or 410, title=title, message=message, back=session["cancel_url"])
 
 
 def _asked(session: Json) -> Asked:
@@ -179,22 +169,3 @@ def _known_email(session: Json) -> str | None:
         return None
     details = session["customer_details"] or {}
     return details.get("email") or None
-
-
-def _page(template: str, *, status: int = 200, **context: Any) -> web.Response:
-    nonce = secrets.token_urlsafe(12)
-    policy = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:; base-uri 'none'; "
-        "frame-ancestors 'none'"
-    )
-    return web.Response(
-        text=_templates.get_template(template).render(nonce=nonce, **context),
-        status=status,
-        content_type="text/html",
-        headers={
-            "Content-Security-Policy": policy,
-            "Cache-Control": "no-store",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-        },
-    )

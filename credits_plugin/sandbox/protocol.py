@@ -79,7 +79,7 @@ class Protocol:
 
     async def _answer(self, request: web.Request, route: Route | None) -> web.StreamResponse:
         try:
-            _authenticate(request, self._state.settings.secret_key)
+            authenticate(request, self._state.settings.secret_key)
         except StripeError as error:
             # Recorded 401 answers of Stripe carry no Request-Id: nobody is known whose request it would be.
             return _response(error.body(None), error.status, {"WWW-Authenticate": 'Bearer realm="Stripe"'})
@@ -211,7 +211,8 @@ def base_url_of(request: web.Request) -> str:
     return f"{request.scheme}://{request.host}"
 
 
-def _authenticate(request: web.Request, secret_key: str) -> None:
+def authenticate(request: web.Request, secret_key: str) -> None:
+    """Raises the 401 for any key but the sandbox's."""
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     key = credentials.strip() if scheme.lower() == "bearer" else _basic_user(scheme, credentials)
     if not key:

@@ -31,6 +31,7 @@ DueWork = Callable[[Call, str], None]
 class Noted:
     """One answered request; `error` is the message of a refusal."""
 
+    seq: int
     at: int
     method: str
     path: str
@@ -67,6 +68,7 @@ class State:
         if isinstance(response, web.Response) and response.status >= 400:
             error = json.loads(response.text or "{}").get("error", {}).get("message", "")
         noted = Noted(
+            seq=self.store.last_seq,
             at=self.now(),
             method=request.method,
             path=request.rel_url.path_qs,

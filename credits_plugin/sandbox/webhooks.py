@@ -65,6 +65,11 @@ class Deliveries:
         """The endpoints that a new event goes to."""
         return tuple(self._endpoints)
 
+    @property
+    def endpoint_urls(self) -> tuple[str, ...]:
+        """Where new events go."""
+        return tuple(endpoint.url for endpoint in self._endpoints.values())
+
     def set_endpoints(self, endpoints: tuple[WebhookEndpoint, ...]) -> None:
         """Replace all endpoints; the first one inherits what is pending for the first one, and so on."""
         self._endpoints = {f"we_{number}": endpoint for number, endpoint in enumerate(endpoints, 1)}
