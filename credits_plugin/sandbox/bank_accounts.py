@@ -36,6 +36,8 @@ TEST_ACCOUNTS = (
     TestAccount("000999999990", "us_bank_account", Fate.DEBIT_WAITS, "Waits until somebody decides at the sandbox"),
     TestAccount("AT611904300234573201", "sepa_debit", Fate.DEBIT_SUCCEEDS, "Succeeds after a while"),
     TestAccount("AT861904300235473202", "sepa_debit", Fate.ACCOUNT_EMPTY, "Fails after a while"),
+    TestAccount("AT321904300235473204", "sepa_debit", Fate.DEBIT_SUCCEEDS, "Succeeds after a while"),
+    TestAccount("AT981904300235473205", "sepa_debit", Fate.ACCOUNT_EMPTY, "Fails after a while"),
     TestAccount("AT000000000000009990", "sepa_debit", Fate.DEBIT_WAITS, "Waits until somebody decides at the sandbox"),
 )
 

@@ -69,7 +69,10 @@ class Decline:
 
 TEST_CARDS = (
     TestCard("4242424242424242", "visa", Fate.SUCCEEDS, "Succeeds", ("pm_card_visa", "tok_visa")),
-    TestCard("4000000000000002", "visa", Fate.GENERIC_DECLINE, "Declined", ("pm_card_chargeDeclined",)),
+    TestCard(
+        "4000000000000002", "visa", Fate.GENERIC_DECLINE, "Declined",
+        ("pm_card_chargeDeclined", "pm_card_visa_chargeDeclined"),
+    ),
     TestCard(
         "4000000000009995", "visa", Fate.INSUFFICIENT_FUNDS, "Insufficient funds",
         ("pm_card_chargeDeclinedInsufficientFunds", "pm_card_visa_chargeDeclinedInsufficientFunds"),

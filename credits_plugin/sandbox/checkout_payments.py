@@ -11,7 +11,6 @@ from credits_plugin.sandbox.errors import StripeError
 from credits_plugin.sandbox.resources.checkout_prices import finish_pricing, redeem_discounts
 from credits_plugin.sandbox.resources.checkout_sessions import EXPIRE, customer_details
 from credits_plugin.sandbox.resources.customers import create_customer
-from credits_plugin.sandbox.resources.delayed_payments import start_debit
 from credits_plugin.sandbox.resources.payment_intents import attempt, book_payment, create_intent
 from credits_plugin.sandbox.resources.payment_methods import (
     EMPTY_ADDRESS,
@@ -30,6 +29,13 @@ class SavedMethod:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenMethod:
+    """A payment method that was made for this payment."""
+
+    method_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Buyer:
     """What the form holds once it is checked; the number and the code are gone by then.
 
@@ -37,7 +43,7 @@ class Buyer:
     customer's next purchase. `country` is asked for where tax depends on it.
     """
 
-    pays_with: TestCard | TestAccount | SavedMethod | None
+    pays_with: TestCard | TestAccount | SavedMethod | GivenMethod | None
     name: str
     email: str
     expires: tuple[int, int] | None = None
@@ -61,9 +67,8 @@ def pay_session(call: Call, session_id: str, buyer: Buyer) -> Json:
     method = _method(call, session, buyer)
     intent = _intent_of(call, session)
     session = call.update(session, {"payment_intent": intent["id"]})
-    if isinstance(buyer.pays_with, TestAccount):
-        start_debit(call, intent, method)
-        return _complete(call, session, buyer, payment_status="unpaid")
+    if method["type"] not in session["payment_method_types"]:
+        raise StripeError(f"The payment method type {method['type']} is not offered for this session.")
     intent = attempt(call, intent, method, book=False)
     _keep_method(call, session, intent, method, buyer)
     paid = intent["status"] == "succeeded"
@@ -82,6 +87,8 @@ def _method(call: Call, session: Json, buyer: Buyer) -> Json:
             if session["customer"] is None or method["customer"] != session["customer"]:
                 raise StripeError("This payment method belongs to somebody else.")
             return method
+        case GivenMethod(method_id):
+            return call.fetch("payment_method", method_id)
         case TestAccount() as account:
             return create_bank_account(call, account, billing_details=billing)
         case TestCard() as card:

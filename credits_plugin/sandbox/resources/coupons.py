@@ -93,6 +93,15 @@ def retrieve(call: Call) -> Json:
     return call.fetch("coupon", call.path["id"])
 
 
+def update(call: Call) -> Json:
+    """Its name and metadata; emits `coupon.updated`."""
+    coupon = retrieve(call)
+    changes = dict(call.params)
+    if "metadata" in changes:
+        changes["metadata"] = merge_metadata(coupon["metadata"], changes["metadata"])
+    return call.update(coupon, changes, event_type="coupon.updated")
+
+
 def delete(call: Call) -> Json:
     """Nobody can redeem it any more; emits `coupon.deleted`."""
     coupon = retrieve(call)
@@ -204,6 +213,7 @@ ROUTES = (
     Route("POST", "/v1/coupons", create, _COUPON),
     list_route("/v1/coupons", list_all, created=created_filter()),
     Route("GET", "/v1/coupons/{id}", retrieve),
+    Route("POST", "/v1/coupons/{id}", update, {"metadata": metadata(), "name": text(max_length=40)}),
     Route("DELETE", "/v1/coupons/{id}", delete),
     Route("POST", "/v1/promotion_codes", create_code, _PROMOTION_CODE),
     list_route(

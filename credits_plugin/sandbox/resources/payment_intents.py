@@ -24,7 +24,7 @@ from credits_plugin.sandbox.params import (
     url,
 )
 from credits_plugin.sandbox.resources.charges import create_charge, settle
-from credits_plugin.sandbox.resources.delayed_payments import session_of
+from credits_plugin.sandbox.resources.delayed_payments import session_of, start_debit
 from credits_plugin.sandbox.resources.dispute_life import schedule_by_card
 from credits_plugin.sandbox.resources.payment_methods import fate_of, method_of
 from credits_plugin.sandbox.store import Json
@@ -41,8 +41,13 @@ _FIELDS: dict[str, Param] = {
     "statement_descriptor": text(max_length=22),
     "statement_descriptor_suffix": text(max_length=22),
 }
+_ACCEPTANCE = hash_of(
+    {"accepted_at": integer(), "type": choice("online", "offline", required=True), "offline": hash_of({})}
+    | {"online": hash_of({"ip_address": text(), "user_agent": text()})}
+)
 _CONFIRM: dict[str, Param] = {
     "error_on_requires_action": boolean(),
+    "mandate_data": hash_of({"customer_acceptance": _ACCEPTANCE}),
     "off_session": boolean(),
     "payment_method": text(),
     "receipt_email": text(clearable=True),
@@ -50,7 +55,7 @@ _CONFIRM: dict[str, Param] = {
     "use_stripe_sdk": boolean(),
     **unsupported(
         "allowed_payment_method_types", "amount_details", "amount_to_confirm", "capture_method", "client_secret",
-        "confirmation_token", "excluded_payment_method_types", "hooks", "mandate", "mandate_data", "payment_details",
+        "confirmation_token", "excluded_payment_method_types", "hooks", "mandate", "payment_details",
         "payment_method_data", "payment_method_options", "payment_method_types", "radar_options",
         "setup_future_usage", "shipping",
     ),
@@ -68,9 +73,9 @@ _CREATE: dict[str, Param] = {
     "confirm": boolean(),
     "confirmation_method": choice("automatic", "manual"),
     "currency": currency(required=True),
-    "payment_method_types": list_of(choice("card")),
+    "payment_method_types": list_of(choice("card", "sepa_debit", "us_bank_account")),
 }  # fmt: skip
-_CONFIRM_ONLY = ("confirm", "error_on_requires_action", "off_session", "return_url", "use_stripe_sdk")
+_CONFIRM_ONLY = ("confirm", "error_on_requires_action", "mandate_data", "off_session", "return_url", "use_stripe_sdk")
 
 
 def create(call: Call) -> Json:
@@ -182,8 +187,12 @@ _DEFAULTS: Json = {
 def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Json:
     """Charge the method: returns the succeeded (or capturable) intent, or raises the card's 402 with its traces kept.
 
+    A bank debit is `processing` afterwards.
+
     With `book=False` the caller books the money later with `book_payment`, so that its own events come first.
     """
+    if method["type"] != "card":
+        return start_debit(call, intent, method)
     fate = fate_of(call, method)
     decline = DECLINES.get(fate)
     if decline is not None:
