@@ -35,14 +35,16 @@ REFUSED = {
 
 @pytest.fixture
 def trigger(sandbox, tmp_path):
-    """Run the command; returns (exit code, output). It gets a home of its own, so no login of a developer is used."""
+    """Run the command; returns (exit code, output). No login of a developer is used."""
 
     async def run(event: str, *options: str) -> tuple[int, str]:
+        home = tmp_path / event  # of its own: those that run side by side write there
+        home.mkdir()
         arguments = ["trigger", event, "--api-base", sandbox.url, "--api-key", "sk_test_sandbox", *options]
         process = await asyncio.create_subprocess_exec(
             EXECUTABLE,
             *arguments,
-            env={**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
+            env={**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -64,7 +66,8 @@ async def test_official_command_line_triggers_events(trigger, api, sandbox, rece
             return await trigger(event)
 
     outcomes = dict(zip(TRIGGERED, await asyncio.gather(*map(run, TRIGGERED)), strict=True))
-    assert {event: output for event, (code, output) in outcomes.items() if code} == {}
+    failed = [output for code, output in outcomes.values() if code]
+    assert not failed, "\n".join(failed)
     await sandbox.drain()
     assert set(TRIGGERED) - {event["type"] for event in receiver.events()} == set()
 
