@@ -13,7 +13,8 @@ loop's thread.
   `close_dispute(dispute_id, won=True)`. Evidence goes through the API.
 * Refunds: `refund(charge_id, amount=None, reason=None)` as from the dashboard, `fail_refund(refund_id)`,
   `succeed_refund(refund_id)`, `cancel_refund(refund_id)`, `start_refunds_as("pending")`.
-* Checkout: `complete_delayed_payment(session_id, succeed=True)` for bank debits, `expire_session(session_id)`.
+* Payments: `complete_delayed_payment(session_id, succeed=True)` for bank debits, `authenticate(intent_id,
+  succeed=True)` for 3-D Secure, `expire_session(session_id)`.
 * Webhooks: `set_webhook(url, secret)`, `rotate_webhook_secret(secret, keep_old_s=…)`, `drain()`, `deliver_pending()`,
   `await deliver(event_id, …)` in the order given and as often as given, `release_events(newest_first=False)`.
 * Faults: `add_fault(kind, match="*", times=1)` and `clear_faults()`. Over events (`match` is a pattern over their
@@ -209,6 +210,10 @@ class Sandbox:
     def complete_delayed_payment(self, session_id: str, *, succeed: bool = True) -> dict[str, Any]:
         """The bank debit of a completed, unpaid session arrives or fails; returns the session."""
         return self._act("complete_delayed_payment", session=session_id, succeed=succeed)
+
+    def authenticate(self, payment_intent_id: str, *, succeed: bool = True) -> dict[str, Any]:
+        """The cardholder answers a payment in `requires_action`; returns the payment intent."""
+        return self._act("authenticate", payment_intent=payment_intent_id, succeed=succeed)
 
     def expire_session(self, session_id: str) -> dict[str, Any]:
         """An open session runs out now."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from credits_plugin.sandbox import faults, outgoing
 from credits_plugin.sandbox.call import Call, Handler
+from credits_plugin.sandbox.checkout_payments import finish_authentication
 from credits_plugin.sandbox.errors import resource_missing
 from credits_plugin.sandbox.params import Spec, boolean, choice, integer, read_params, text
 from credits_plugin.sandbox.resources import checkout_sessions, delayed_payments, dispute_life, refund_life, refunds
@@ -83,6 +84,11 @@ def _complete_delayed_payment(call: Call) -> Json:
     return delayed_payments.complete_delayed_payment(call, session, succeed=call.params.get("succeed", True))
 
 
+def _authenticate(call: Call) -> Json:
+    intent = _named(call, "payment_intent")
+    return finish_authentication(call, intent, succeed=call.params.get("succeed", True))
+
+
 def _expire_session(call: Call) -> Json:
     session = _named(call, "checkout.session", param="session")
     return checkout_sessions.expire_open(call, session)
@@ -123,6 +129,7 @@ ACTIONS = {
     "fail_refund": Action(_fail_refund, {"refund": _ID, "reason": choice(*refund_life.FAILURE_REASONS)}),
     "cancel_refund": Action(_cancel_refund, {"refund": _ID}),
     "complete_delayed_payment": Action(_complete_delayed_payment, {"session": _ID, "succeed": boolean()}),
+    "authenticate": Action(_authenticate, {"payment_intent": _ID, "succeed": boolean()}),
     "expire_session": Action(_expire_session, {"session": _ID}),
     "deliver_again": Action(_deliver_again, {"event": _ID}),
     "release_events": Action(_release_events, {"newest_first": boolean()}),

@@ -15,6 +15,7 @@ class Fate(StrEnum):
 
     SUCCEEDS = "succeeds"
     AVAILABLE_AT_ONCE = "available_at_once"
+    NEEDS_AUTHENTICATION = "needs_authentication"
     REFUND_FAILS = "refund_fails"
     REFUND_PENDING = "refund_pending"
     DISPUTED_AS_FRAUD = "disputed_as_fraud"
@@ -88,6 +89,14 @@ TEST_CARDS = (
     TestCard(
         "4000000000000077", "visa", Fate.AVAILABLE_AT_ONCE, "Succeeds, funds available at once",
         ("pm_card_bypassPending",),
+    ),
+    TestCard(
+        "4000002500003155", "visa", Fate.NEEDS_AUTHENTICATION, "Asks for 3-D Secure",
+        ("pm_card_authenticationRequiredOnSetup",),
+    ),
+    TestCard(
+        "4000002760003184", "visa", Fate.NEEDS_AUTHENTICATION, "Asks for 3-D Secure each time",
+        ("pm_card_authenticationRequired", "pm_card_threeDSecure2Required"),
     ),
     TestCard(
         "4000000000005126", "visa", Fate.REFUND_FAILS, "Succeeds, its refund fails later", ("pm_card_refundFail",)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from credits_plugin.sandbox.bank_accounts import TestAccount
 from credits_plugin.sandbox.call import Call
 from credits_plugin.sandbox.cards import TestCard
 from credits_plugin.sandbox.errors import StripeError
+from credits_plugin.sandbox.resources.authentication import refuse
 from credits_plugin.sandbox.resources.checkout_prices import finish_pricing, redeem_discounts
 from credits_plugin.sandbox.resources.checkout_sessions import EXPIRE, customer_details
 from credits_plugin.sandbox.resources.customers import create_customer
+from credits_plugin.sandbox.resources.delayed_payments import session_of
 from credits_plugin.sandbox.resources.payment_intents import attempt, book_payment, create_intent
 from credits_plugin.sandbox.resources.payment_methods import (
     EMPTY_ADDRESS,
@@ -56,7 +58,8 @@ def pay_session(call: Call, session_id: str, buyer: Buyer) -> Json:
 
     Emits `payment_intent.created` (first attempt), `charge.succeeded`, `payment_intent.succeeded`,
     `checkout.session.completed`, `charge.updated`; or `charge.failed`, `payment_intent.payment_failed`. A bank debit
-    and a manual capture complete the session unpaid; a total of nothing completes it without a payment intent.
+    and a manual capture complete the session unpaid; a total of nothing completes it without a payment intent. A card
+    that needs authentication leaves it open until `finish_authentication`.
     """
     session = call.fetch("checkout.session", session_id)
     if session["status"] != "open":
@@ -70,6 +73,31 @@ def pay_session(call: Call, session_id: str, buyer: Buyer) -> Json:
     if method["type"] not in session["payment_method_types"]:
         raise StripeError(f"The payment method type {method['type']} is not offered for this session.")
     intent = attempt(call, intent, method, book=False)
+    if intent["status"] == "requires_action":
+        call.store.put("checkout_buyer", {"id": session["id"], **asdict(replace(buyer, pays_with=None))})
+        return session
+    return _finish(call, session, buyer, intent, method)
+
+
+def finish_authentication(call: Call, intent: Json, *, succeed: bool) -> Json:
+    """The cardholder has answered: the payment and its session go on, or it fails and the session stays open.
+
+    Returns the intent. Raises StripeError if nobody was asked.
+    """
+    if intent["status"] != "requires_action":
+        raise StripeError(f"Payment {intent['id']} is {intent['status']}: it waits for nobody's authentication.")
+    if not succeed:
+        return refuse(call, intent)
+    session, method = session_of(call, intent), call.fetch("payment_method", intent["payment_method"])
+    intent = attempt(call, intent, method, book=session is None, authenticated=True)
+    if session is not None:
+        row = call.fetch("checkout_buyer", session["id"])
+        buyer = Buyer(**{name: value for name, value in row.items() if name != "id"})
+        _finish(call, session, buyer, intent, method)
+    return intent
+
+
+def _finish(call: Call, session: Json, buyer: Buyer, intent: Json, method: Json) -> Json:
     _keep_method(call, session, intent, method, buyer)
     paid = intent["status"] == "succeeded"
     session = _complete(call, session, buyer, payment_status="paid" if paid else "unpaid")

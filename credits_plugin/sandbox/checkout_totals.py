@@ -20,14 +20,12 @@ def tax_minor(taxable: int, *, percent: int, inclusive: bool) -> int:
 
 
 def priced(items: list[Json], *, coupon: Json | None, tax_percent: int | None) -> list[Json]:
-    """The items with their amounts; parts of the discount add up to the whole, the last item takes the remainder."""
+    """The items with their amounts; each takes its share of what is left of the discount, so shares add up to it."""
     subtotal = sum(item["amount_subtotal"] for item in items)
     left = discount_minor(coupon, subtotal) if coupon else 0
     left_of_subtotal, done = subtotal, []
     for item in items:
         part = left * item["amount_subtotal"] // left_of_subtotal if left_of_subtotal else 0
-        if item is items[-1]:
-            part = left
         left, left_of_subtotal = left - part, left_of_subtotal - item["amount_subtotal"]
         inclusive = item["price"]["tax_behavior"] == "inclusive"
         taxable = item["amount_subtotal"] - part

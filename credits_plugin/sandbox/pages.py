@@ -10,12 +10,14 @@ from aiohttp import web
 from credits_plugin.sandbox.bank_accounts import NAMES, accounts_for
 from credits_plugin.sandbox.card_form import COUNTRIES, FIELDS, Asked, FormError, read_buyer
 from credits_plugin.sandbox.cards import TEST_CARDS
-from credits_plugin.sandbox.checkout_payments import Buyer, pay_session
+from credits_plugin.sandbox.checkout_payments import Buyer, finish_authentication, pay_session
 from credits_plugin.sandbox.checkout_totals import priced, totals
 from credits_plugin.sandbox.errors import DECLINED_BY_CARD, StripeError
 from credits_plugin.sandbox.protocol import base_url_of
 from credits_plugin.sandbox.rendering import render
+from credits_plugin.sandbox.resources.authentication import page_url, way_back
 from credits_plugin.sandbox.resources.checkout_prices import apply_promotion_code
+from credits_plugin.sandbox.resources.delayed_payments import session_of
 from credits_plugin.sandbox.state import State
 from credits_plugin.sandbox.store import Json
 
@@ -32,6 +34,8 @@ def routes(state: State) -> list[web.RouteDef]:
     return [
         web.get("/c/pay/{id}", pages.payment),
         web.post("/c/pay/{id}", pages.pay),
+        web.get("/authenticate/{id}", pages.authentication),
+        web.post("/authenticate/{id}", pages.authenticate),
         web.get("/receipts/{id}", pages.receipt),
     ]
 
@@ -73,8 +77,35 @@ class Pages:
             session = self._session(request) or session  # the attempt may have added its tax
             status = 402 if error.kind == DECLINED_BY_CARD else 400
             return self._form(session, values=values, errors={field: error.message}, status=status)
-        target = completed["success_url"].replace("{CHECKOUT_SESSION_ID}", completed["id"])
-        return web.Response(status=303, headers={"Location": target, "Cache-Control": "no-store"})
+        if completed["status"] == "open":
+            return _see(page_url(call, completed["payment_intent"]))
+        return _see(_success_url(completed))
+
+    async def authentication(self, request: web.Request) -> web.Response:
+        """What the bank asks its cardholder."""
+        intent = self._state.store.get("payment_intent", request.match_info["id"])
+        if intent is None or intent["status"] != "requires_action":
+            message = "There is no payment to authenticate."
+            return render("closed.html", status=404, title="Nothing to do", message=message, back=None)
+        return render("authenticate.html", intent=intent, merchant=self._state.settings.merchant_name)
+
+    async def authenticate(self, request: web.Request) -> web.Response:
+        """The cardholder's answer: on to the merchant, or back to the payment page with what went wrong."""
+        succeed = (await request.post()).get("outcome") == "complete"
+        intent = self._state.store.get("payment_intent", request.match_info["id"])
+        if intent is None or intent["status"] != "requires_action":
+            return await self.authentication(request)
+        call = self._state.call(base_url_of(request))
+        with self._state.store.transaction():
+            outcome = finish_authentication(call, intent, succeed=succeed)
+            session = session_of(call, intent)
+        if session is None:
+            back = way_back(intent, outcome)
+            return _see(back) if back else render("closed.html", title="Thank you", message="You may go.", back=None)
+        if session["status"] == "complete":
+            return _see(_success_url(session))
+        message = "We are unable to authenticate your payment method. Please choose a different one and try again."
+        return self._form(session, values={}, errors={"card_number": message}, status=402)
 
     def _apply_code(self, request: web.Request, session: Json, code: str) -> web.Response:
         try:
@@ -82,7 +113,7 @@ class Pages:
                 apply_promotion_code(self._state.call(base_url_of(request)), session, code)
         except StripeError as error:
             return self._form(session, values={"code": code}, errors={"code": error.message}, status=400)
-        return web.Response(status=303, headers={"Location": request.path, "Cache-Control": "no-store"})
+        return _see(request.path)
 
     async def receipt(self, request: web.Request) -> web.Response:
         """What was paid and given back."""
@@ -153,6 +184,14 @@ class Pages:
             return render("closed.html", status=status or 200, title=title, message=message, back=None)
         title, message = "You're all done here", "This checkout session has timed out. Please start again."
         return render("closed.html", status=status or 410, title=title, message=message, back=session["cancel_url"])
+
+
+def _see(address: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": address, "Cache-Control": "no-store"})
+
+
+def _success_url(session: Json) -> str:
+    return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])
 
 
 def _asked(session: Json) -> Asked:

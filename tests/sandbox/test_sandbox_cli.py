@@ -21,7 +21,8 @@ TRIGGERED = (
     "charge.refund.updated", "charge.refunded", "charge.succeeded", "checkout.session.completed",
     "checkout.session.expired", "coupon.created", "coupon.deleted", "coupon.updated", "customer.created",
     "customer.deleted", "customer.updated", "payment_intent.amount_capturable_updated", "payment_intent.canceled",
-    "payment_intent.created", "payment_intent.payment_failed", "payment_intent.processing", "payment_intent.succeeded",
+    "payment_intent.created", "payment_intent.payment_failed", "payment_intent.processing",
+    "payment_intent.requires_action", "payment_intent.succeeded",
     "payment_method.attached", "payment_method.detached", "product.created", "product.deleted", "product.updated",
 )  # fmt: skip
 
@@ -70,6 +71,10 @@ async def test_official_command_line_triggers_events(trigger, api, sandbox, rece
     assert not failed, "\n".join(failed)
     await sandbox.drain()
     assert set(TRIGGERED) - {event["type"] for event in receiver.events()} == set()
+
+
+def test_document_says_how_many():
+    assert f"plays {len(TRIGGERED)} of its events" in (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
 
 
 async def test_its_delayed_payment_succeeds_in_the_words_of_this_version(trigger, api, sandbox):

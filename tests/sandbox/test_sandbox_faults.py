@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import warnings
+from pathlib import Path
 
 import aiohttp
 import pytest
 import stripe
 
+from credits_plugin.sandbox.actions import ACTIONS
 from credits_plugin.sandbox.errors import StripeError
 from credits_plugin.sandbox.faults import ABOUT, KINDS
 
@@ -32,8 +34,10 @@ async def listed(api, **filters):
     return [event.type for event in (await api.events.list_async({"limit": 100, **filters})).data][::-1]
 
 
-def test_every_fault_is_explained():
+def test_every_fault_and_action_is_explained():
+    said = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
     assert {fault.value for fault in ABOUT} == set(KINDS)
+    assert [name for name in (*KINDS, *ACTIONS) if f"`{name}`" not in said] == []
 
 
 async def test_duplicate_is_one_event_delivered_twice(api, sandbox, receiver):

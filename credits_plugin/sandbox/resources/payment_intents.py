@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from credits_plugin.sandbox.call import Call, Route, list_route, page_of
-from credits_plugin.sandbox.cards import DECLINES, Decline, declined
+from credits_plugin.sandbox.cards import DECLINES, Decline, Fate, declined
 from credits_plugin.sandbox.currencies import MAXIMUM_MINOR, check_step, format_money, minimum_minor
 from credits_plugin.sandbox.errors import StripeError
 from credits_plugin.sandbox.objects import new_id, random_text
@@ -23,6 +23,7 @@ from credits_plugin.sandbox.params import (
     unsupported,
     url,
 )
+from credits_plugin.sandbox.resources.authentication import CANNOT_BE_ASKED, ask_cardholder
 from credits_plugin.sandbox.resources.charges import create_charge, settle
 from credits_plugin.sandbox.resources.delayed_payments import session_of, start_debit
 from credits_plugin.sandbox.resources.dispute_life import schedule_by_card
@@ -184,10 +185,11 @@ _DEFAULTS: Json = {
 }
 
 
-def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Json:
+def attempt(call: Call, intent: Json, method: Json, *, book: bool = True, authenticated: bool = False) -> Json:
     """Charge the method: returns the succeeded (or capturable) intent, or raises the card's 402 with its traces kept.
 
-    A bank debit is `processing` afterwards.
+    A bank debit is `processing` afterwards, a payment that its cardholder must confirm `requires_action`, unless it is
+    `authenticated`.
 
     With `book=False` the caller books the money later with `book_payment`, so that its own events come first.
     """
@@ -195,6 +197,10 @@ def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Jso
         return start_debit(call, intent, method)
     fate = fate_of(call, method)
     decline = DECLINES.get(fate)
+    if fate is Fate.NEEDS_AUTHENTICATION and not authenticated:
+        if not call.params.get("off_session") and not call.params.get("error_on_requires_action"):
+            return ask_cardholder(call, intent, method)
+        decline = CANNOT_BE_ASKED
     if decline is not None:
         raise _fail(call, intent, method, decline)
     manual = intent["capture_method"] == "manual"
@@ -205,6 +211,7 @@ def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Jso
         "amount_received": 0 if manual else intent["amount"],
         "last_payment_error": None,
         "latest_charge": charge["id"],
+        "next_action": None,
         "payment_method": method["id"],
         "status": "requires_capture" if manual else "succeeded",
     }
@@ -292,7 +299,9 @@ def capture(call: Call) -> Json:
 
 def cancel(call: Call) -> Json:
     """Give up an intent that has not succeeded; emits `payment_intent.canceled`."""
-    intent = _in_status(call, "cancel", "requires_payment_method", "requires_confirmation", "requires_capture")
+    intent = _in_status(
+        call, "cancel", "requires_payment_method", "requires_capture", "requires_confirmation", "requires_action"
+    )
     open_session = session_of(call, intent)
     if open_session is not None and open_session["status"] == "open":
         raise StripeError(
@@ -309,7 +318,8 @@ def cancel_intent(call: Call, intent: Json, *, reason: str | None) -> Json:
         charge = call.fetch("charge", intent["latest_charge"])
         call.update(charge, {"amount_refunded": charge["amount"], "refunded": True}, event_type="charge.refunded")
     changes = {
-        "amount_capturable": 0, "canceled_at": call.now, "cancellation_reason": reason, "status": "canceled",
+        "amount_capturable": 0, "canceled_at": call.now, "cancellation_reason": reason, "next_action": None,
+        "status": "canceled",
     }  # fmt: skip
     intent = call.update(intent, changes)
     call.emit("payment_intent.canceled", intent)
