@@ -12,8 +12,12 @@ from credits_plugin.sandbox.store import Json, Store
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """One order or payment: what of it exists. `amount` is in minor units; `status` is a word for people."""
+    """One order or payment: what of it exists. `amount` is in minor units; `status` is a word for people.
 
+    `seq` orders them.
+    """
+
+    seq: int
     at: int
     amount: int
     currency: str
@@ -38,7 +42,7 @@ class Happening:
 
 
 def recent_payments(store: Store, *, limit: int) -> list[Payment]:
-    """Newest first: payment intents, and sessions that have none yet."""
+    """Newest first, also within a second: payment intents, and sessions that have none yet."""
     sessions = {row["payment_intent"] or row["id"]: row for row in store.newest_first("checkout.session")}
     refunds: defaultdict[str, list[Json]] = defaultdict(list)
     for refund in store.newest_first("refund"):
@@ -47,14 +51,15 @@ def recent_payments(store: Store, *, limit: int) -> list[Payment]:
         _payment(store, intent, sessions.get(intent["id"]), refunds)
         for intent in islice(store.newest_first("payment_intent"), limit)
     ]
-    payments += [_order(row) for row in sessions.values() if row["payment_intent"] is None]
-    return sorted(payments, key=lambda payment: payment.at, reverse=True)[:limit]
+    payments += [_order(store, row) for row in sessions.values() if row["payment_intent"] is None]
+    return sorted(payments, key=lambda payment: payment.seq, reverse=True)[:limit]
 
 
 def _payment(store: Store, intent: Json, session: Json | None, refunds: defaultdict[str, list[Json]]) -> Payment:
     charge = store.get("charge", intent["latest_charge"] or "")
     dispute = store.get("dispute", charge["dispute"] or "") if charge else None
     return Payment(
+        seq=store.seq_of("payment_intent", intent["id"]),
         at=intent["created"],
         amount=intent["amount_received"] or intent["amount"],
         currency=intent["currency"],
@@ -68,8 +73,9 @@ def _payment(store: Store, intent: Json, session: Json | None, refunds: defaultd
     )
 
 
-def _order(session: Json) -> Payment:
+def _order(store: Store, session: Json) -> Payment:
     return Payment(
+        seq=store.seq_of("checkout.session", session["id"]),
         at=session["created"],
         amount=session["amount_total"],
         currency=session["currency"],

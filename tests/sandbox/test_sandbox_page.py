@@ -55,6 +55,16 @@ async def test_request_stands_above_its_events_and_newer_things_on_top(api, page
     assert sorted(order, key=text.index) == order
 
 
+async def test_payments_of_one_second_stand_newest_first(api, order, buyer, page):
+    order["line_items"][0]["price_data"]["unit_amount"] = 1100
+    first = await api.checkout.sessions.create_async(order)
+    paid = await api.payment_intents.create_async(PAY | {"amount": 2200})
+    last = await api.checkout.sessions.create_async(order)
+    text = await page()
+    marks = [last.id, paid.latest_charge, first.id]
+    assert sorted(marks, key=text.index) == marks
+
+
 async def test_buttons_do_what_they_say(api, sandbox, press, page):
     intent = await api.payment_intents.create_async(PAY)
     charge = intent.latest_charge
