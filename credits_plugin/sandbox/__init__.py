@@ -143,9 +143,9 @@ class Sandbox:
         """Deliver to this endpoint alone from now on; what is still pending goes there too."""
         self._deliveries().set_endpoints((WebhookEndpoint(url, secret),))
 
-    def rotate_webhook_secret(self, secret: str, *, keep_old_s: float = 0) -> None:
+    def rotate_webhook_secret(self, secret: str, *, keep_old_s: int = 0) -> None:
         """Sign with a new secret from now on, and for `keep_old_s` seconds with the old one as well."""
-        self._deliveries().rotate_secret(secret, keep_old_s=keep_old_s)
+        self._act("rotate_webhook_secret", secret=secret, keep_old_s=keep_old_s)
 
     async def deliver(self, *event_ids: str) -> list[int]:
         """Send stored events to the endpoints now, one after the other; returns the statuses (0: no answer)."""

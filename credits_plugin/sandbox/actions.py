@@ -8,7 +8,7 @@ from typing import Any
 from credits_plugin.sandbox import faults, outgoing
 from credits_plugin.sandbox.call import Call, Handler
 from credits_plugin.sandbox.checkout_payments import finish_authentication
-from credits_plugin.sandbox.errors import resource_missing
+from credits_plugin.sandbox.errors import StripeError, resource_missing
 from credits_plugin.sandbox.params import Spec, boolean, choice, integer, read_params, text
 from credits_plugin.sandbox.resources import checkout_sessions, delayed_payments, dispute_life, refund_life, refunds
 from credits_plugin.sandbox.state import State
@@ -29,6 +29,8 @@ def act(state: State, name: str, **values: Any) -> Json:
     Values of None are left out; all others are checked like the parameters of a request.
     """
     raw = {key: _plain(value) for key, value in values.items() if value is not None}
+    if name == ROTATE_SECRET:
+        return _rotate_secret(state, read_params(raw, ROTATION))
     action = ACTIONS.get(name)
     if action is None:
         raise resource_missing("action", name)
@@ -112,6 +114,17 @@ def _deliver_again(call: Call) -> Json:
 def _release_events(call: Call) -> Json:
     return {"released": outgoing.release(call.store, newest_first=call.params.get("newest_first", False))}
 
+
+def _rotate_secret(state: State, params: Json) -> Json:
+    """The one action on what is not in the store: secrets belong to the settings, a restart begins with those."""
+    if not state.deliveries.endpoint_ids:
+        raise StripeError("There is no webhook endpoint whose secret could be rotated.")
+    state.deliveries.rotate_secret(params["secret"], keep_old_s=params.get("keep_old_s", 0))
+    return {}
+
+
+ROTATE_SECRET = "rotate_webhook_secret"  # noqa: S105 - the name of an action
+ROTATION: Spec = {"secret": text(required=True), "keep_old_s": integer(minimum=0)}
 
 _ID = text(required=True)
 ACTIONS = {

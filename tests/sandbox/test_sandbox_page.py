@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from chromium import EXECUTABLE, Tab
 
+from credits_plugin.sandbox.errors import StripeError
+
 PAY = {"amount": 1000, "currency": "usd", "confirm": True, "payment_method": "pm_card_visa"}
 HOSTILE = "<img src=x onerror=alert(1)>"
 KEY = {"Authorization": "Bearer sk_test_sandbox"}
@@ -108,6 +110,16 @@ async def test_events_are_delivered_again_held_and_released(api, sandbox, receiv
     assert "5 more" in await page()
     await press("clear_faults")
     assert "5 more" not in await page()
+
+
+async def test_secret_is_rotated_on_the_page(api, sandbox, receiver, press, start_sandbox):
+    assert (await press("rotate_webhook_secret", secret="whsec_fresh", keep_old_s="0"))[0] == 303
+    await api.customers.create_async({})
+    await sandbox.drain()
+    assert [event["type"] for event in receiver.events("whsec_fresh")] == ["customer.created"]
+    assert (await press("rotate_webhook_secret", secret=""))[0] == 400
+    with pytest.raises(StripeError, match="no webhook endpoint"):
+        (await start_sandbox()).rotate_webhook_secret("whsec_x")
 
 
 async def test_what_cannot_be_done_is_said_on_the_page(press):
