@@ -113,8 +113,8 @@ class Route:
 
     @property
     def spec(self) -> Spec:
-        """The accepted parameters, `expand` included."""
-        return {**EXPAND, **self.params}
+        """The accepted parameters, `expand` included (what is deleted has nothing to expand)."""
+        return dict(self.params) if self.method == "DELETE" else {**EXPAND, **self.params}
 
 
 def page_of(

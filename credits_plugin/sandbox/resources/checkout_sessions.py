@@ -95,6 +95,8 @@ _CREATE = {
     ),
 }  # fmt: skip
 
+_UPDATE = {"metadata": metadata(), **unsupported("collected_information", "line_items", "shipping_options")}
+
 
 def create(call: Call) -> Json:
     """An open session with its payment page; nothing is charged and no payment intent exists yet."""
@@ -347,7 +349,7 @@ ROUTES = (
         **unsupported("customer_account", "payment_link", "subscription"),
     ),
     Route("GET", "/v1/checkout/sessions/{id}", retrieve),
-    Route("POST", "/v1/checkout/sessions/{id}", update, {"metadata": metadata()}),
+    Route("POST", "/v1/checkout/sessions/{id}", update, _UPDATE),
     Route("POST", "/v1/checkout/sessions/{id}/expire", expire),
     list_route("/v1/checkout/sessions/{id}/line_items", line_items),
 )  # fmt: skip

@@ -213,7 +213,8 @@ ROUTES = (
     Route("POST", "/v1/coupons", create, _COUPON),
     list_route("/v1/coupons", list_all, created=created_filter()),
     Route("GET", "/v1/coupons/{id}", retrieve),
-    Route("POST", "/v1/coupons/{id}", update, {"metadata": metadata(), "name": text(max_length=40)}),
+    Route("POST", "/v1/coupons/{id}", update,
+        {"metadata": metadata(), "name": text(max_length=40), **unsupported("currency_options")}),
     Route("DELETE", "/v1/coupons/{id}", delete),
     Route("POST", "/v1/promotion_codes", create_code, _PROMOTION_CODE),
     list_route(
@@ -221,5 +222,6 @@ ROUTES = (
         **unsupported("customer", "customer_account"),
     ),
     Route("GET", "/v1/promotion_codes/{id}", retrieve_code),
-    Route("POST", "/v1/promotion_codes/{id}", update_code, {"active": boolean(), "metadata": metadata()}),
+    Route("POST", "/v1/promotion_codes/{id}", update_code,
+        {"active": boolean(), "metadata": metadata(), **unsupported("restrictions")}),
 )  # fmt: skip

@@ -8,80 +8,24 @@ from credits_plugin.sandbox.currencies import MAXIMUM_MINOR, check_step, format_
 from credits_plugin.sandbox.errors import StripeError
 from credits_plugin.sandbox.objects import new_id, random_text
 from credits_plugin.sandbox.params import (
-    SHIPPING,
-    Param,
-    boolean,
     choice,
     created_filter,
-    currency,
-    hash_of,
-    integer,
-    list_of,
     merge_metadata,
-    metadata,
     text,
     unsupported,
-    url,
 )
 from credits_plugin.sandbox.resources.authentication import CANNOT_BE_ASKED, ask_cardholder
 from credits_plugin.sandbox.resources.charges import create_charge, settle
 from credits_plugin.sandbox.resources.delayed_payments import session_of, start_debit
 from credits_plugin.sandbox.resources.dispute_life import schedule_by_card
+from credits_plugin.sandbox.resources.payment_intent_params import CAPTURE, CONFIRM_LATER, CONFIRM_ONLY, CREATE, UPDATE
 from credits_plugin.sandbox.resources.payment_methods import fate_of, method_of
 from credits_plugin.sandbox.store import Json
-
-CAPTURE = choice("automatic", "automatic_async", "manual")
-_FIELDS: dict[str, Param] = {
-    "customer": text(),
-    "description": text(max_length=1000, clearable=True),
-    "metadata": metadata(),
-    "payment_method": text(),
-    "receipt_email": text(clearable=True),
-    "setup_future_usage": choice("off_session", "on_session", clearable=True),
-    "shipping": SHIPPING,
-    "statement_descriptor": text(max_length=22),
-    "statement_descriptor_suffix": text(max_length=22),
-}
-_ACCEPTANCE = hash_of(
-    {"accepted_at": integer(), "type": choice("online", "offline", required=True), "offline": hash_of({})}
-    | {"online": hash_of({"ip_address": text(), "user_agent": text()})}
-)
-_CONFIRM: dict[str, Param] = {
-    "error_on_requires_action": boolean(),
-    "mandate_data": hash_of({"customer_acceptance": _ACCEPTANCE}),
-    "off_session": boolean(),
-    "payment_method": text(),
-    "receipt_email": text(clearable=True),
-    "return_url": url(),
-    "use_stripe_sdk": boolean(),
-    **unsupported(
-        "allowed_payment_method_types", "amount_details", "amount_to_confirm", "capture_method", "client_secret",
-        "confirmation_token", "excluded_payment_method_types", "hooks", "mandate", "payment_details",
-        "payment_method_data", "payment_method_options", "payment_method_types", "radar_options",
-        "setup_future_usage", "shipping",
-    ),
-}  # fmt: skip
-_CREATE: dict[str, Param] = {
-    **_CONFIRM,
-    **_FIELDS,
-    **unsupported(
-        "application_fee_amount", "customer_account", "on_behalf_of", "payment_method_configuration", "transfer_data",
-        "transfer_group",
-    ),
-    "amount": integer(required=True),
-    "automatic_payment_methods": hash_of({"enabled": boolean(), "allow_redirects": choice("always", "never")}),
-    "capture_method": CAPTURE,
-    "confirm": boolean(),
-    "confirmation_method": choice("automatic", "manual"),
-    "currency": currency(required=True),
-    "payment_method_types": list_of(choice("card", "sepa_debit", "us_bank_account")),
-}  # fmt: skip
-_CONFIRM_ONLY = ("confirm", "error_on_requires_action", "mandate_data", "off_session", "return_url", "use_stripe_sdk")
 
 
 def create(call: Call) -> Json:
     """Emits `payment_intent.created`; with `confirm=true` it is also attempted at once."""
-    values = {name: value for name, value in call.params.items() if name not in _CONFIRM_ONLY}
+    values = {name: value for name, value in call.params.items() if name not in CONFIRM_ONLY}
     check_amount(values["amount"], values["currency"])
     call.fetch_named("customer", "customer")
     if "payment_method" in values:
@@ -369,14 +313,14 @@ def list_all(call: Call) -> Json:
 
 
 ROUTES = (
-    Route("POST", "/v1/payment_intents", create, _CREATE),
+    Route("POST", "/v1/payment_intents", create, CREATE),
     list_route(
         "/v1/payment_intents", list_all, customer=text(), created=created_filter(), **unsupported("customer_account")
     ),
-    Route("GET", "/v1/payment_intents/{id}", retrieve),
-    Route("POST", "/v1/payment_intents/{id}", update, _FIELDS),
-    Route("POST", "/v1/payment_intents/{id}/confirm", confirm, _CONFIRM),
-    Route("POST", "/v1/payment_intents/{id}/capture", capture, {"amount_to_capture": integer(minimum=1)}),
+    Route("GET", "/v1/payment_intents/{id}", retrieve, unsupported("client_secret")),
+    Route("POST", "/v1/payment_intents/{id}", update, UPDATE),
+    Route("POST", "/v1/payment_intents/{id}/confirm", confirm, CONFIRM_LATER),
+    Route("POST", "/v1/payment_intents/{id}/capture", capture, CAPTURE),
     Route(
         "POST", "/v1/payment_intents/{id}/cancel", cancel,
         {"cancellation_reason": choice("duplicate", "fraudulent", "requested_by_customer", "abandoned")},

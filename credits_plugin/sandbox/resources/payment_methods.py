@@ -189,8 +189,17 @@ def _refuse_number(_raw: Any, name: str) -> Any:
     )
 
 
+_NOT_SOLD_WITH = tuple(
+    """
+    acss_debit affirm afterpay_clearpay alipay alma amazon_pay au_becs_debit bacs_debit bancontact billie bizum blik
+    boleto cashapp crypto customer_balance eps fpx giropay grabpay ideal interac_present kakao_pay klarna konbini
+    kr_card link mb_way mobilepay multibanco naver_pay nz_bank_account oxxo p24 pay_by_bank payco paynow paypal payto pix
+    promptpay revolut_pay samsung_pay satispay scalapay sofort sunbit swish twint upi wechat_pay zip
+    """.split()
+)
+
 _CREATE = {
-    "type": choice("card", "sepa_debit", "us_bank_account", required=True),
+    "type": choice("card", "sepa_debit", "us_bank_account", unsupported=_NOT_SOLD_WITH, required=True),
     "billing_details": hash_of(
         {"address": ADDRESS, "email": email(clearable=True), "name": text(), "phone": text()} | unsupported("tax_id")
     ),
@@ -205,12 +214,18 @@ _CREATE = {
             "account_type": choice("checking", "savings"), "routing_number": text(),
         }
     ),
-    **unsupported("allow_redisplay", "metadata"),
+    **unsupported("allow_redisplay", "custom", "customer", "metadata", "payment_method", "radar_options"),
+    **unsupported(*_NOT_SOLD_WITH),
 }  # fmt: skip
 
 ROUTES = (
     Route("POST", "/v1/payment_methods", create, _CREATE),
     Route("GET", "/v1/payment_methods/{id}", retrieve),
-    Route("POST", "/v1/payment_methods/{id}/attach", attach, {"customer": text(required=True)}),
+    Route(
+        "POST",
+        "/v1/payment_methods/{id}/attach",
+        attach,
+        {"customer": text(required=True), **unsupported("customer_account")},
+    ),
     Route("POST", "/v1/payment_methods/{id}/detach", detach),
 )
