@@ -1,92 +1,107 @@
-"""The command behind ``make bench``: runs every comparison interleaved and takes medians."""
+"""The command behind ``make bench``: runs groups of measures and prints one table, one line per bar."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Final
 
-from ..database import Database
-from .environment import bench_folder, fix_fsync_cost, postgresql_server
-from .floor import FloorWriter
-from .ledger import ACCOUNTS, CALLERS, Load, floor_pairs_per_second, pairs_per_second, prepare, require_clean, writers
-from .report import Bar, bar, table, write
+from ..errors import InvalidValue
+from .against_redis import measure_redis
+from .environment import Bench, Scale, bench_folder, fix_fsync_cost
+from .gate import measure_gate
+from .latency import measure_latency
+from .loop import measure_loop
+from .memory import measure_memory
+from .processes import measure_processes
+from .report import Bar, goals_first, table, write
+from .size import measure_size
+from .throughput import measure_throughput
+from .webhooks import measure_webhooks
 
-ROUNDS: Final = 5
-_SECONDS: Final = 1.0
+_FULL: Final = Scale()
 
 
-def run(*, url: str | None, out: Path, arguments: list[str]) -> int:
-    """Print the table and write ``out``. A missed goal is shown, not an error: speed is measured, never asserted."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Measures that are taken together. ``on_any_url``: also on the database that ``--url`` names."""
+
+    name: str
+    what: str
+    measure: Callable[[Bench], list[Bar]]
+    on_any_url: bool = False
+
+
+GROUPS: Final = (
+    Group("throughput", "pairs/s against the floor and against one transaction each", measure_throughput, True),
+    Group("redis", "pairs/s against Redis, which may lose a second", measure_redis),
+    Group("latency", "of a hold, for one caller and under open load, in fsyncs", measure_latency, True),
+    Group("processes", "four hosts on one database", measure_processes),
+    Group("size", "bytes per transfer", measure_size),
+    Group("gate", "CPU time of the whole gate", measure_gate),
+    Group("loop", "lag of the event loop under a saturated writer", measure_loop),
+    Group("webhooks", "signed deliveries granted over HTTP", measure_webhooks),
+    Group("memory", "of an idle host", measure_memory),
+)
+
+
+def list_groups() -> str:
+    """Return the groups' names and what each measures, one per line."""
+    width = max(len(group.name) for group in GROUPS)
+    return "\n".join(f"{group.name:<{width}}  {group.what}" for group in GROUPS)
+
+
+def choose_groups(only: str | None, *, url: str | None) -> list[Group]:
+    """Return the groups of a comma-separated list of names, or all; with ``url`` those that run on any database.
+
+    Raises:
+        InvalidValue: there is no group of that name, or it does not run on the database that ``url`` names.
+    """
+    known = {group.name: group for group in GROUPS if url is None or group.on_any_url}
+    if only is None:
+        return list(known.values())
+    names = [name.strip() for name in only.split(",")]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        where = "" if url is None else " that runs on any database"
+        msg = f"there is no group {', '.join(unknown)}{where}; there are {', '.join(known)}"
+        raise InvalidValue(msg)
+    return [known[name] for name in names]
+
+
+def run(*, url: str | None, out: Path, arguments: list[str], only: str | None = None, scale: Scale = _FULL) -> int:
+    """Print the table and write ``out``. A missed goal is shown, not an error: speed is measured, never asserted.
+
+    Raises:
+        InvalidValue: ``only`` names a group that there is not.
+    """
+    groups = choose_groups(only, url=url)
     fsync = fix_fsync_cost(arguments)
-    print(f"medians of {ROUNDS} interleaved rounds, {CALLERS} callers, {fsync}", flush=True)  # noqa: T201 - a command prints
-    bars: list[Bar] = []
-    with bench_folder() as folder:
-        if url is not None:
-            bars += _compare("database", prepare(url), connections=16, goal=None, floor_goal=None)
-        else:
-            bars += _compare(
-                "SQLite", prepare(f"sqlite:///{folder / 'bench.db'}"), connections=1, goal=30, floor_goal=0.85
-            )
-            with postgresql_server(folder) as server:
-                if server is not None:
-                    bars += _compare("PostgreSQL", prepare(server), connections=16, goal=20, floor_goal=0.80)
+    _say(f"medians of {scale.rounds} interleaved rounds, {scale.callers} callers, {fsync}")
+    bars = measure_all(groups, scale=scale, url=url)
     write(bars, out)
-    print(table(bars))  # noqa: T201 - a command prints
-    print(f"written to {out}")  # noqa: T201 - a command prints
+    _say(table(goals_first(bars)))
+    _say(f"written to {out}")
     return 0
 
 
-def _compare(
-    name: str, database: Database, *, connections: int, goal: float | None, floor_goal: float | None
-) -> list[Bar]:
-    """Measure the writer on many accounts and on one hot account, and one transaction per command on the hot one."""
-    many, hot = Load(CALLERS, ACCOUNTS, _SECONDS), Load(CALLERS, 1, _SECONDS)
-    with contextlib.ExitStack() as stack:
-        batched = stack.enter_context(writers(database, count=1))
-        single = stack.enter_context(writers(database, count=connections, max_batch=1))
-        floor = stack.enter_context(contextlib.closing(FloorWriter(database)))
-        figures = _interleave(
-            {
-                "floor, many": lambda: floor_pairs_per_second(floor, many),
-                "floor, hot": lambda: floor_pairs_per_second(floor, hot),
-                "many": lambda: pairs_per_second(batched, many),
-                "hot": lambda: pairs_per_second(batched, hot),
-                "single": lambda: pairs_per_second(single, hot),
-            }
-        )
-    require_clean(database)
-    database.close_thread()
-    return [
-        bar(f"{name}: pairs/s, {ACCOUNTS:,} accounts", figures["many"], "/s"),
-        bar(f"{name}: pairs/s, one hot account", figures["hot"], "/s"),
-        bar(f"{name}: pairs/s, one transaction per command, one hot account", figures["single"], "/s"),
-        bar(
-            f"{name}: many accounts, times one transaction per command", figures["many"] / figures["single"], "x", goal
-        ),
-        bar(
-            f"{name}: one hot account, times one transaction per command", figures["hot"] / figures["single"], "x", goal
-        ),
-        bar(
-            f"{name}: many accounts, of the hand-written floor",
-            figures["many"] / figures["floor, many"],
-            "x",
-            floor_goal,
-        ),
-        bar(
-            f"{name}: one hot account, of the hand-written floor",
-            figures["hot"] / figures["floor, hot"],
-            "x",
-            floor_goal,
-        ),
-    ]
+def measure_all(groups: Sequence[Group], *, scale: Scale, url: str | None = None) -> list[Bar]:
+    """Run the groups one after the other in a folder that is removed at the end, and say what takes how long."""
+    bars: list[Bar] = []
+    with bench_folder() as folder:
+        bench = Bench(scale, folder, url)
+        try:
+            for group in groups:
+                started = time.monotonic()
+                _say(f"{group.name}: {group.what} …")
+                bars += group.measure(bench)
+                _say(f"{group.name}: {time.monotonic() - started:.0f} s")
+        finally:
+            bench.close()
+    return bars
 
 
-def _interleave(measures: dict[str, Callable[[], float]]) -> dict[str, float]:
-    rounds: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(ROUNDS):
-        for name, measure in measures.items():
-            rounds[name].append(measure())
-    return {name: median(values) for name, values in rounds.items()}
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - a command prints

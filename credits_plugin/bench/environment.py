@@ -10,12 +10,75 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 FSYNC_US: Final = 1_000
 _MARK: Final = "CREDITS_BENCH_FSYNC"
 _RAM_DISK: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured. ``seconds`` is one measure of one round; the tests run everything at a tiny scale."""
+
+    rounds: int = 5
+    seconds: float = 1.0
+    callers: int = 256
+    accounts: int = 1_000
+    arrivals_per_second: int = 4_000
+    open_loop_seconds: float = 3.0
+    gate_requests: int = 2_000
+    deliveries: int = 2_000
+    transfers: int = 300_000
+
+
+@dataclass(slots=True)
+class Bench:
+    """What a group of measures gets: its scale and new, empty databases. ``close`` removes what it made."""
+
+    scale: Scale
+    folder: Path
+    url: str | None = None
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _server: str | None = None
+    _databases: int = 0
+
+    def databases(self) -> Iterator[tuple[str, str]]:
+        """Yield (name, URL) of a new SQLite file and a new PostgreSQL database; or of the one that ``--url`` names."""
+        if self.url is not None:
+            yield "database", self.url
+            return
+        yield "SQLite", self.sqlite()
+        postgresql = self.postgresql()
+        if postgresql is not None:
+            yield "PostgreSQL", postgresql
+
+    def sqlite(self) -> str:
+        """Return the URL of a file that does not exist yet."""
+        self._databases += 1
+        return f"sqlite:///{self.folder / f'bench-{self._databases}.db'}"
+
+    def postgresql(self) -> str | None:
+        """Return the URL of a new database on a server of our own, or None where there is no server to start."""
+        if self._server is None:
+            self._server = self._stack.enter_context(postgresql_server(self.folder)) or ""
+        return _create_database(self._server) if self._server else None
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._stack.close()
+
+
+def _create_database(server: str) -> str:
+    import psycopg  # noqa: PLC0415 - an extra
+
+    name = f"bench_{os.urandom(4).hex()}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    base, _, query = server.partition("?")
+    return f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
 
 
 def fix_fsync_cost(arguments: list[str], *, module: str = "credits_plugin") -> str:  # noqa: RET503 - execvpe does not return

@@ -46,18 +46,36 @@ def writers(database: Database, *, count: int, max_batch: int = MAX_BATCH) -> It
             writer.close()
 
 
-def prepare(url: str) -> Database:
+@contextlib.contextmanager
+def ledger_of(url: str, *, accounts: int = ACCOUNTS) -> Iterator[Database]:
+    """Prepare a database, and audit it after use.
+
+    Raises:
+        AssertionError: the audit found something.
+    """
+    database = prepare(url, accounts=accounts)
+    yield database
+    require_clean(database)
+    database.close_thread()
+
+
+def prepare(url: str, *, accounts: int = ACCOUNTS) -> Database:
     """Migrate the database and give every account of the benchmark a fortune."""
     database = open_database(url)
     migrate(database)
     with writers(database, count=1) as (writer,):
-        asyncio.run(_grant_fortunes(writer))
+        asyncio.run(grant_fortunes(writer, [account_name(number) for number in range(accounts)]))
     return database
 
 
-async def _grant_fortunes(writer: LedgerWriter) -> None:
+def account_name(number: int) -> str:
+    """Return the host's name of the benchmark's account."""
+    return f"bench-{number}"
+
+
+async def grant_fortunes(writer: LedgerWriter, names: Sequence[str]) -> None:
+    """Give each account more than any benchmark can spend."""
     new_id = IdMaker()
-    names = [f"bench-{number}" for number in range(ACCOUNTS)]
     grants = (
         PostTransfer(account_key(name), name, new_id(), Code.PROMOTION, _FORTUNE, now_ms(), "benchmark")
         for name in names
@@ -67,16 +85,17 @@ async def _grant_fortunes(writer: LedgerWriter) -> None:
 
 def pairs_per_second(running: Sequence[LedgerWriter], load: Load) -> float:
     """Return how many holds were placed and settled per second, each acknowledged after its commit."""
-    return asyncio.run(_drive(running, load))
+    return asyncio.run(drive(running, load))
 
 
-async def _drive(running: Sequence[LedgerWriter], load: Load) -> float:
+async def drive(running: Sequence[LedgerWriter], load: Load) -> float:
+    """Do as ``pairs_per_second`` does, in the running event loop."""
     new_id = IdMaker()
     started = time.perf_counter()
     deadline = started + load.seconds
     counts = await asyncio.gather(
         *(
-            _call(running[number % len(running)], f"bench-{number % load.accounts}", deadline, new_id)
+            _call(running[number % len(running)], account_name(number % load.accounts), deadline, new_id)
             for number in range(load.callers)
         )
     )
@@ -86,11 +105,21 @@ async def _drive(running: Sequence[LedgerWriter], load: Load) -> float:
 async def _call(writer: LedgerWriter, name: str, deadline: float, new_id: IdMaker) -> int:
     key, pairs = account_key(name), 0
     while time.perf_counter() < deadline:
-        now = now_ms()
-        placed = await writer.execute(PlaceHold(key, name, new_id(), 500, now, now + 600_000, 1, 1_000))
-        await writer.execute(SettleHold(key, placed.hold_id, 321, now, _USAGE))
+        hold_id = await place_hold(writer, key, name, new_id)
+        await settle_hold(writer, key, hold_id)
         pairs += 1
     return pairs
+
+
+async def place_hold(writer: LedgerWriter, key: int, name: str, new_id: IdMaker) -> int:
+    """Place the benchmark's hold and return its id."""
+    now = now_ms()
+    return (await writer.execute(PlaceHold(key, name, new_id(), 500, now, now + 600_000, 1, 1_000))).hold_id
+
+
+async def settle_hold(writer: LedgerWriter, key: int, hold_id: int) -> None:
+    """Settle it for what the benchmark's request costs."""
+    await writer.execute(SettleHold(key, hold_id, 321, now_ms(), _USAGE))
 
 
 def floor_pairs_per_second(floor: FloorWriter, load: Load) -> float:
@@ -113,7 +142,7 @@ async def _drive_floor(floor: FloorWriter, load: Load) -> float:
             pairs += 1
         return pairs
 
-    counts = await asyncio.gather(*(call(f"bench-{number % load.accounts}") for number in range(load.callers)))
+    counts = await asyncio.gather(*(call(account_name(number % load.accounts)) for number in range(load.callers)))
     return sum(counts) / (time.perf_counter() - started)
 
 

@@ -7,13 +7,13 @@ before: rows of other accounts are never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..database import Database
 from ..ledger.entries import AccountState, HoldState
-from ..ledger.rules import Book
-from ..ledger.store import _ACCOUNT, _HOLD, PostgresqlStore, _arrays
+from ..ledger.postgresql_store import PostgresqlStore, array, marks
+from ..ledger.store import ACCOUNT_COLUMNS, HOLD_COLUMNS
 
 
 class CitusStore(PostgresqlStore):
@@ -23,58 +23,56 @@ class CitusStore(PostgresqlStore):
         super().__init__(database)
         self._batch: list[int] = []
 
-    def accounts(self, ids: Iterable[int]) -> list[AccountState]:
-        """Read and lock accounts in sorted order, and remember them as the batch's."""
-        self._batch = sorted(ids)
-        if not self._batch:
+    def read(
+        self, account_ids: Collection[int], hold_ids: Collection[int]
+    ) -> tuple[list[AccountState], list[HoldState]]:
+        """Read and lock accounts in sorted order, and remember them as the batch's; then read holds of theirs."""
+        return self._lock_accounts(sorted(account_ids)), self.holds(hold_ids)
+
+    def _lock_accounts(self, account_ids: list[int]) -> list[AccountState]:
+        self._batch = account_ids
+        if not account_ids:
             return []
-        sql = f"SELECT {_ACCOUNT} FROM account WHERE id = %s FOR UPDATE"
+        sql = f"SELECT {ACCOUNT_COLUMNS} FROM account WHERE id = %s FOR UPDATE"
         found: list[AccountState] = []
         with self._connection.cursor() as cursor:
-            cursor.executemany(sql, [(account_id,) for account_id in self._batch], returning=True)
+            cursor.executemany(sql, [(account_id,) for account_id in account_ids], returning=True)
             more = True
             while more:
                 found += [AccountState(*row) for row in cursor.fetchall()]
                 more = cursor.nextset()
         return found
 
-    def holds(self, ids: Iterable[int]) -> list[HoldState]:
+    def holds(self, ids: Collection[int]) -> list[HoldState]:
         """Read holds of the batch's accounts."""
-        sql = f"SELECT {_HOLD} FROM hold WHERE account_id = ANY(%s) AND id = ANY(%s)"
-        return [HoldState._make(row) for row in self._connection.execute(sql, (self._batch, list(ids))).fetchall()]
+        sql = f"SELECT {HOLD_COLUMNS} FROM hold WHERE account_id = ANY(%s) AND id = ANY(%s)"
+        return [HoldState._make(row) for row in self._connection.execute(sql, (self._batch, list(ids)))] if ids else []
 
-    def requests(self, keys: Iterable[tuple[int, str]]) -> list[HoldState]:
+    def requests(self, keys: Collection[tuple[int, str]]) -> list[HoldState]:
         """Read the holds that carry these (account id, request id)."""
-        wanted = list(keys)
         sql = (
-            f"SELECT {_HOLD} FROM hold JOIN unnest(%s::bigint[], %s::text[]) AS wanted (a, r) "
+            f"SELECT {HOLD_COLUMNS} FROM hold JOIN unnest(%s::bigint[], %s::text[]) AS wanted (a, r) "
             "ON account_id = wanted.a AND request_id = wanted.r WHERE account_id = ANY(%s)"
         )
-        accounts, names = [key[0] for key in wanted], [key[1] for key in wanted]
-        rows = self._connection.execute(sql, (accounts, names, accounts)).fetchall()
-        return [HoldState._make(row) for row in rows]
+        accounts, names = [key[0] for key in keys], [key[1] for key in keys]
+        return [HoldState._make(row) for row in self._connection.execute(sql, (accounts, names, accounts))]
 
-    def transfers(self, ids: Iterable[int]) -> list[tuple[int, int, int]]:
+    def transfers(self, ids: Collection[int]) -> list[tuple[int, int, int]]:
         """Read (id, account id, amount) of the batch's accounts' transfers that stand."""
         sql = "SELECT id, account_id, amount FROM transfer WHERE account_id = ANY(%s) AND id = ANY(%s)"
-        rows: list[tuple[int, int, int]] = self._connection.execute(sql, (self._batch, list(ids))).fetchall()
-        return rows
+        return list(self._connection.execute(sql, (self._batch, list(ids))))
 
-    def flush(self, book: Book) -> None:
-        """Write what the book has gathered and clear it."""
-        if book.deleted_holds:
-            sql = "DELETE FROM hold WHERE account_id = ANY(%s) AND id = ANY(%s)"
-            self._connection.execute(sql, (self._batch, book.deleted_holds))
-            book.deleted_holds.clear()
-        super().flush(book)
+    def _delete_holds(self, ids: Sequence[int]) -> None:
+        sql = "DELETE FROM hold WHERE account_id = ANY(%s) AND id = ANY(%s)"
+        self._connection.execute(sql, (self._batch, list(ids)))
 
     def _update(self, table: str, columns: str, types: str, rows: Sequence[Sequence[Any]]) -> None:
-        names = columns.split()
+        names, kinds = columns.split(), types.split()
         assignments = ", ".join(f"{name} = new.{name}" for name in names[1:])
         account = "id" if table == "account" else "account_id"
         sql = (
-            f"UPDATE {table} SET {assignments} FROM unnest({_arrays(types)}) AS new ({', '.join(names)}) "
+            f"UPDATE {table} SET {assignments} FROM unnest({marks(kinds)}) AS new ({', '.join(names)}) "
             f"WHERE {table}.id = new.id AND {table}.{account} = ANY(%s)"
         )
-        values = [list(column) for column in zip(*rows, strict=True)]
+        values = list(map(array, kinds, zip(*rows, strict=True)))
         self._connection.execute(sql, [*values, self._batch])

@@ -178,15 +178,16 @@ def chain_hash(
 
 TransferValues: TypeAlias = tuple[Any, ...]
 """The fields of a :class:`TransferRow`, as a plain tuple: what the store writes and ``TransferRow._make`` names."""
+_new_hasher: Final = blake2b(digest_size=16).copy  # a copy is made in half the time that the constructor takes
 pack_link: Final = struct.Struct(">14q").pack
 """Packs the integers of a transfer in the order of :func:`chain_hash`, five token counts last; None counts as 0."""
 
 
 def link_hash(previous_hash: bytes, content: bytes, reference: str | None) -> bytes:
     """Return the digest of a transfer whose integers are packed; the hot half of :func:`chain_hash`."""
-    if reference is not None:
-        content += reference.encode()
-    return blake2b(previous_hash + content, digest_size=16).digest()
+    hasher = _new_hasher()
+    hasher.update(previous_hash + content if reference is None else previous_hash + content + reference.encode())
+    return hasher.digest()
 
 
 class PlaceHold(NamedTuple):

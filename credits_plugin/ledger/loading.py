@@ -6,34 +6,48 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from .entries import Command, ExpireHold, HoldStatus, PlaceHold, ReleaseHold, SettleHold
+from .book import Book
+from .entries import Command, ExpireHold, HoldState, HoldStatus, PlaceHold, ReleaseHold, SettleHold
 from .ids import now_ms
-from .rules import Book
 from .store import Store
 from .work import Work
 
 _ENDS: Final = (SettleHold, ReleaseHold, ExpireHold)
+_SETTLED: Final = int(HoldStatus.SETTLED)
 
 
-def load_book(store: Store, commands: Iterable[Command | Work], *, careful: bool) -> Book:
-    """Read and lock what the commands decide on.
+def load_book(store: Store, commands: Iterable[Command | Work], *, careful: bool, known: Book | None = None) -> Book:
+    """Read and lock what the commands decide on, but for what is ``known`` and still true.
 
     ``careful``: also look for the rows that they would write, after a commit of unknown outcome.
     """
-    book, needs = Book(), Needs()
+    book, needs = known or Book(), Needs()
+    book.forget_what_may_move()
     for command in commands:
         needs.add(command, careful=careful)
-    book.accounts = {account.id: account for account in store.accounts(needs.accounts)}
-    now = now_ms()
-    for account in book.accounts.values():
-        if account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= now:
-            needs.lots.add(account.id)
-    if needs.lots:
-        book.lots = {account_id: [] for account_id in needs.lots}
-        for lot in store.lots(needs.lots):
-            book.lots[lot.account_id].append(lot)
-    load_holds(store, book, needs)
+    missing, missing_holds = needs.accounts - book.accounts.keys(), needs.holds - book.holds.keys()
+    if missing or missing_holds:
+        accounts, holds = store.read(missing, missing_holds)
+        book.accounts.update((account.id, account) for account in accounts)
+        _add_holds(book, holds)
+    _load_lots(store, book, needs)
+    if unknown := needs.requests - book.requests.keys():
+        _add_holds(book, store.requests(unknown))
+    _load_proofs(store, book, needs)
     return book
+
+
+def _load_lots(store: Store, book: Book, needs: Needs) -> None:
+    """Add the lots of the accounts whose lots change, or may: those with an expiry that is over."""
+    now, accounts, lots = now_ms(), book.accounts, needs.lots
+    for account_id in needs.accounts:
+        account = accounts.get(account_id)
+        if account is not None and account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= now:
+            lots.add(account_id)
+    if lots:
+        book.lots = {account_id: [] for account_id in lots}
+        for lot in store.lots(lots):
+            book.lots[lot.account_id].append(lot)
 
 
 @dataclass(slots=True)
@@ -60,6 +74,8 @@ class Needs:
         elif isinstance(command, _ENDS):
             self.accounts.add(command.account_id)
             self.holds.add(command.hold_id)
+            if careful:
+                self.transfers.add(command.hold_id)
         elif isinstance(command, Work):
             self.accounts.update(command.account_ids)
             self.lots.update(command.account_ids)
@@ -72,16 +88,24 @@ class Needs:
 
 def load_holds(store: Store, book: Book, needs: Needs) -> None:
     """Add the holds that are needed, and the transfers that prove those that are gone."""
-    wanted = needs.holds - book.holds.keys()
-    found = store.holds(wanted) if wanted else []
+    if missing := needs.holds - book.holds.keys():
+        _add_holds(book, store.holds(missing))
     if needs.requests:
-        found += store.requests(needs.requests)
+        _add_holds(book, store.requests(needs.requests))
+    _load_proofs(store, book, needs)
+
+
+def _add_holds(book: Book, found: Iterable[HoldState]) -> None:
     for hold in found:
-        known = book.holds.setdefault(hold.id, hold)
-        if known.request_id is not None:
-            book.requests[known.account_id, known.request_id] = known.id
+        kept = book.holds.setdefault(hold.id, hold)
+        if kept.request_id is not None:
+            book.requests[kept.account_id, kept.request_id] = kept.id
+
+
+def _load_proofs(store: Store, book: Book, needs: Needs) -> None:
+    """Look for the transfers of the holds that have ended, and for those that were asked for."""
     holds = book.holds
-    gone = {hold_id for hold_id in wanted if hold_id not in holds or holds[hold_id].status == HoldStatus.SETTLED}
+    gone = {hold_id for hold_id in needs.holds if hold_id not in holds or holds[hold_id].status == _SETTLED}
     gone |= needs.transfers
     if gone:
         book.settled.update({row[0]: (row[1], row[2]) for row in store.transfers(gone)})

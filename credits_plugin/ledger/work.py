@@ -9,6 +9,7 @@ from typing import Any, overload
 import peewee
 
 from ..errors import LedgerError
+from .book import Book
 from .entries import (
     AccountState,
     Command,
@@ -25,7 +26,6 @@ from .entries import (
     SettleHold,
 )
 from .ids import IdMaker, now_ms
-from .rules import Book
 
 
 @dataclass(frozen=True, slots=True)

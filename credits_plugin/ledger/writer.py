@@ -14,14 +14,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeAlias, TypeVar, overload
 
 import peewee
 
 from ..database import Database, FileLock, lock_path
-from ..errors import DatabaseError, OutcomeUnknown, Overloaded
+from ..errors import CreditsError, DatabaseError, OutcomeUnknown, Overloaded
+from .book import Book
 from .checkpoints import Checkpointer
 from .entries import (
     Answer,
@@ -40,7 +41,7 @@ from .entries import (
 )
 from .ids import IdMaker
 from .loading import Needs, load_book, load_holds
-from .rules import Book, decide
+from .rules import RULES, decide
 from .store import open_store
 from .work import Transaction, Work
 
@@ -51,21 +52,45 @@ MAX_BATCH: Final = 512
 """Commands per transaction. Larger batches gain nothing measurable and make the first caller wait."""
 _RETRIES: Final = 6
 _FIRST_PAUSE_S: Final = 0.02
+_ANSWERS_AT_ONCE: Final = 64
 _WORK_BUDGET_S: Final = 0.01
 """How long units of work may go on in one batch, once one has begun; the others wait for the next batch."""
+_WORK_LIMIT_S: Final = 2.0
+"""How long one unit of work may take before it is stopped: the holds that came after it wait no longer than that."""
 # Set-wise SQL raises the driver's own errors; this is what Peewee turns its queries' errors into its own with.
 _driver_errors: Final = peewee.__exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
 _UNAVAILABLE: Final = (peewee.OperationalError, peewee.InterfaceError, DatabaseError)
 """Lost connections, locks and deadlocks: worth another try. Serialization failures arrive as OperationalError."""
 
 
+_Item: TypeAlias = tuple[Any, Any, asyncio.AbstractEventLoop | None]
+"""Command or unit of work, its future (asyncio's or concurrent.futures': both have done and set_result), its loop."""
+
+
 @dataclass(slots=True)
-class _Item:
-    command: Command | Work
-    loop: asyncio.AbstractEventLoop | None
-    future: Any  # asyncio.Future or concurrent.futures.Future: both have done, set_result and set_exception
-    answer: Any = None
-    error: BaseException | None = None
+class _Batch:
+    """Commands, or units of work, and what became of each; the first ``done`` were run, the others are for the next.
+
+    ``failed`` are units of work that must not be run again.
+    """
+
+    items: list[_Item]
+    of_work: bool
+    done: int = 0
+    answers: list[Any] = field(default_factory=list)
+    errors: dict[int, BaseException] = field(default_factory=dict)
+    failed: dict[int, BaseException] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Forget what an attempt that did not count had answered."""
+        self.done = 0
+        self.answers = [None] * len(self.items)
+        self.errors = dict(self.failed)
+
+    def fail(self, error: BaseException) -> None:
+        """Give every item this error."""
+        self.errors = dict.fromkeys(range(len(self.items)), error)
+        self.done = len(self.items)
 
 
 class LedgerWriter:
@@ -82,7 +107,9 @@ class LedgerWriter:
         self._new_id = new_id
         self._queue_limit = queue_limit
         self._max_batch = max_batch
-        self._queue: deque[_Item] = deque()
+        self._commands: deque[_Item] = deque()
+        self._works: deque[_Item] = deque()
+        self._book: Book | None = None
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="credits-writer", daemon=True)
@@ -125,7 +152,10 @@ class LedgerWriter:
             DatabaseError: the database failed and nothing was written.
             OutcomeUnknown: the database failed during the commit; repeat the same command.
         """
-        return self._submit(command)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._enqueue(self._commands, (command, future, loop))
+        return future
 
     async def work(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
         """Run a wider unit of work on the declared accounts; returns its result once it is committed.
@@ -133,128 +163,197 @@ class LedgerWriter:
         It may run twice, when the database failed and the batch is replayed. What it raises reaches the caller, after
         its savepoint was rolled back.
         """
-        result: T = await self._submit(Work(tuple(account_ids), run))
-        return result
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._enqueue(self._works, (Work(tuple(account_ids), run), future, loop))
+        return await future
 
     def execute_sync(self, command: Command) -> Any:
         """Do as ``execute`` does, for threads without an event loop."""
-        return self._submit_sync(command)
+        future: Future[Any] = Future()
+        self._enqueue(self._commands, (command, future, None))
+        return future.result()
 
     def work_sync(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
         """Do as ``work`` does, for threads without an event loop."""
-        result: T = self._submit_sync(Work(tuple(account_ids), run))
-        return result
-
-    def _submit(self, command: Command | Work) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._enqueue(_Item(command, loop, future))
-        return future
-
-    def _submit_sync(self, command: Command | Work) -> Any:
-        future: Future[Any] = Future()
-        self._enqueue(_Item(command, None, future))
+        future: Future[T] = Future()
+        self._enqueue(self._works, (Work(tuple(account_ids), run), future, None))
         return future.result()
 
-    def _enqueue(self, item: _Item) -> None:
-        if self._closing or len(self._queue) >= self._queue_limit:
+    def _enqueue(self, queue: deque[_Item], item: _Item) -> None:
+        if self._closing or len(queue) >= self._queue_limit:
             state = "is closed" if self._closing else f"has {self._queue_limit} commands waiting"
             msg = f"the ledger's writer {state}; nothing was written, try again shortly"
             raise Overloaded(msg)
-        self._queue.append(item)
+        queue.append(item)
         if not self._wake.is_set():
             self._wake.set()
 
     def _run(self) -> None:
-        queue, wake = self._queue, self._wake
+        commands, works, wake = self._commands, self._works, self._wake
         while True:
-            if not queue:
+            if not commands and not works:
                 wake.clear()
-                if not queue and not self._closing:
+                if not commands and not works and not self._closing:
                     wake.wait()
-                if not queue and self._closing:
+                if not commands and not works and self._closing:
                     break
-            batch = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-            batch.sort(key=_is_work)  # stable: the quick commands first, each kind in its order of arrival
-            done = self._process(batch)
-            queue.extendleft(reversed(batch[done:]))
-            _answer(batch[:done])
+            # Who waits for a hold never waits for the units of work that came before it: they commit afterwards.
+            for queue in (commands, works):
+                if queue:
+                    items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+                    batch = _Batch(items, queue is works)
+                    self._process(batch)
+                    queue.extendleft(reversed(items[batch.done :]))
+                    _answer(batch)
         self.database.primary.close()
         if self._turn is not None:
             self._turn.close()
 
-    def _process(self, batch: list[_Item]) -> int:
-        """Run the batch and return how many of its items are done; units of work may be left for the next.
+    def _process(self, batch: _Batch) -> None:
+        """Run the batch; units of work may be left for the next.
 
         A database that is away is asked again for a while; a culprit in the batch fails alone.
         """
         for attempt in range(_RETRIES):
             try:
-                return self._attempt(batch, careful=attempt > 0)
+                self._attempt(batch, careful=attempt > 0)
+                return
             except _UNAVAILABLE as error:
-                logger.warning("the database failed (%s); a batch of %d is tried again", error, len(batch))
+                logger.warning("the database failed (%s); a batch of %d is tried again", error, len(batch.items))
                 failure: Exception = error
                 self._reconnect()
                 time.sleep(_FIRST_PAUSE_S * 2**attempt)
             except Exception as error:  # noqa: BLE001 - whatever failed, every caller gets an answer
-                logger.warning("a batch of %d failed (%s); its commands are run one by one", len(batch), error)
+                logger.warning("a batch of %d failed (%s); its commands are run one by one", len(batch.items), error)
                 self._reconnect()  # psycopg believes statements prepared that an aborted pipeline never prepared
-                for item in batch:
-                    self._run_alone(item)
-                return len(batch)
-        for item in batch:
-            item.answer, item.error = None, _unknown(failure)
-        return len(batch)
+                self._run_one_by_one(batch)
+                return
+        batch.start()
+        batch.fail(_unknown(failure))
 
-    def _run_alone(self, item: _Item) -> None:
-        """Run one command in a transaction of its own, careful of what an earlier try may have left."""
+    def _run_one_by_one(self, batch: _Batch) -> None:
+        batch.start()
+        for index, item in enumerate(batch.items):
+            alone = _Batch([item], batch.of_work)
+            self._run_alone(alone)
+            batch.answers[index] = alone.answers[0]
+            if alone.errors:
+                batch.errors[index] = alone.errors[0]
+        batch.done = len(batch.items)
+
+    def _run_alone(self, alone: _Batch) -> None:
+        """Run one item in a transaction of its own, careful of what an earlier try may have left."""
         for _ in range(2):  # another host may have written the same new row a moment ago; then it is there now
             try:
-                self._attempt([item], careful=True)
+                self._attempt(alone, careful=True)
                 return
             except _UNAVAILABLE as error:
-                self._reconnect()
-                item.error = _unknown(error)
+                alone.fail(_unknown(error))
             except peewee.IntegrityError as error:
-                self._reconnect()
-                item.error = DatabaseError(f"the database refused the command: {error}")
+                alone.fail(DatabaseError(f"the database refused the command: {error}"))
             except Exception as error:  # noqa: BLE001 - see _process
+                alone.fail(DatabaseError(f"the command failed in the database: {error}"))
                 self._reconnect()
-                item.error = DatabaseError(f"the command failed in the database: {error}")
                 return
+            self._reconnect()
 
     def _reconnect(self) -> None:
+        self._book = None
         with contextlib.suppress(peewee.PeeweeException):
             self.database.primary.close()
 
-    def _attempt(self, batch: Sequence[_Item], *, careful: bool) -> int:
+    def _attempt(self, batch: _Batch, *, careful: bool) -> None:
+        batch.start()
+        known, self._book = self._book, None  # until the commit stands, what was known of the rows counts for nothing
         with contextlib.ExitStack() as stack:
             stack.enter_context(_driver_errors)
             is_new = self.database.primary.connect(reuse_if_open=True)
             if self._turn is not None:
                 stack.enter_context(self._turn)
                 self._keep_wal_short(is_new=is_new)
-            stack.enter_context(self._store.transaction())
-            book = load_book(self._store, [item.command for item in batch], careful=careful)
-            work_until = 0.0
-            done = len(batch)
-            for index, item in enumerate(batch):
-                item.answer = item.error = None
-                command = item.command
-                if isinstance(command, Work):
-                    now = time.monotonic()
-                    work_until = work_until or now + _WORK_BUDGET_S
-                    if now > work_until:  # whoever waits for a hold does not wait for all of them
-                        done = index
-                        break
-                    book = self._run_work(item, command, book, batch[index:])
-                    continue
-                try:
-                    item.answer = decide(book, command)
-                except Exception as error:  # noqa: BLE001 - a command that raises fails alone
-                    item.error = error
+            if batch.of_work:
+                stack.enter_context(self._store.transaction())
+                self._run_works(batch)
+                return
+            stack.enter_context(self._store.batch())
+            if careful or not self._store.is_unchanged():
+                known = None
+            book = load_book(self._store, [item[0] for item in batch.items], careful=careful, known=known)
+            self._decide(batch, book)
             self._store.flush(book)
-        return done
+        self._book = book if book.is_small else None
+
+    def _decide(self, batch: _Batch, book: Book) -> None:
+        """Decide the commands in their order of arrival.
+
+        Only refusals fail alone. Any other error may have left the book halfway, so the commands are run one by one.
+        """
+        answers, refused = batch.answers, []
+        for index, item in enumerate(batch.items):
+            command = item[0]
+            try:
+                answers[index] = RULES[type(command)](book, command)
+            except CreditsError as error:
+                batch.errors[index] = error
+                if type(command) is PlaceHold:
+                    refused.append(index)
+        batch.done = len(batch.items)
+        if refused:
+            self._look_again(batch, book, refused)
+
+    def _look_again(self, batch: _Batch, book: Book, refused: Sequence[int]) -> None:
+        """Find the refused holds that stand already: a repeat may lack just what the first one took."""
+        commands = {index: batch.items[index][0] for index in refused}
+        load_holds(self._store, book, Needs(holds={command.hold_id for command in commands.values()}))
+        for index, command in commands.items():
+            if command.hold_id in book.holds or command.hold_id in book.settled:
+                try:
+                    batch.answers[index] = decide(book, command)
+                    del batch.errors[index]
+                except CreditsError as error:
+                    batch.errors[index] = error
+
+    def _keep_wal_short(self, *, is_new: bool) -> None:
+        """Leave checkpoints to their thread, but for a WAL that has grown long."""
+        assert self._checkpointer is not None  # noqa: S101 - a SQLite database has one
+        connection = self.database.primary.connection()
+        if is_new:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        self._checkpointer.relieve(connection)
+
+    def _run_works(self, batch: _Batch) -> None:
+        """Run units of work for as long as a batch may take; at least one."""
+        book, read = Book(), False
+        until = time.monotonic() + _WORK_BUDGET_S
+        for index in range(len(batch.items)):
+            if index and time.monotonic() > until:
+                break
+            if index not in batch.failed:
+                if not read:  # at first, and anew after one that raised
+                    book = load_book(self._store, [item[0] for item in batch.items[index:]], careful=False)
+                read = self._run_work(batch, index, book)
+            batch.done = index + 1
+
+    def _run_work(self, batch: _Batch, index: int, book: Book) -> bool:
+        """Run a unit of work under its savepoint; returns whether it stands."""
+        work: Work = batch.items[index][0]
+        started = time.monotonic()
+        try:
+            with _driver_errors, self.database.primary.savepoint(), self._store.time_limit(_WORK_LIMIT_S):
+                apply = partial(self._apply, book)
+                transaction = Transaction(
+                    self.database.primary, book, work.account_ids, new_id=self._new_id, apply=apply
+                )
+                batch.answers[index] = work.run(transaction)
+        except (peewee.OperationalError, peewee.InterfaceError) as error:
+            if time.monotonic() - started > _WORK_LIMIT_S:
+                batch.failed[index] = _too_slow(error)
+            raise  # the connection's state is unknown: the batch is run again
+        except Exception as error:  # noqa: BLE001 - a unit of work fails alone, with whatever it raises
+            batch.errors[index] = error
+            return False
+        return True
 
     def _apply(self, book: Book, command: Command) -> Answer:
         """Decide one command of a unit of work and write its rows at once, for the SQL that follows."""
@@ -266,61 +365,42 @@ class LedgerWriter:
         self._store.flush(book)
         return answer
 
-    def _keep_wal_short(self, *, is_new: bool) -> None:
-        """Leave checkpoints to their thread, but for a WAL that has grown long."""
-        assert self._checkpointer is not None  # noqa: S101 - a SQLite database has one
-        connection = self.database.primary.connection()
-        if is_new:
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-        self._checkpointer.relieve(connection)
-
-    def _run_work(self, item: _Item, work: Work, book: Book, rest: Sequence[_Item]) -> Book:
-        """Run a unit of work under its savepoint; if it raised, go on with a book read anew."""
-        self._store.flush(book)
-        try:
-            with _driver_errors, self.database.primary.savepoint():
-                transaction = Transaction(
-                    self.database.primary,
-                    book,
-                    work.account_ids,
-                    new_id=self._new_id,
-                    apply=partial(self._apply, book),
-                )
-                item.answer = work.run(transaction)
-                self._store.flush(book)
-        except (peewee.OperationalError, peewee.InterfaceError):
-            raise  # the connection's state is unknown: the batch is run again
-        except Exception as error:  # noqa: BLE001 - a unit of work fails alone, with whatever it raises
-            item.error = error
-            return load_book(self._store, [other.command for other in rest], careful=False)
-        return book
-
-
-def _is_work(item: _Item) -> bool:
-    return isinstance(item.command, Work)
-
 
 def _unknown(error: Exception) -> OutcomeUnknown:
     return OutcomeUnknown(f"the database failed ({error}); repeat the same command with the same ids, it converges")
 
 
-def _answer(batch: Sequence[_Item]) -> None:
+def _too_slow(error: Exception) -> DatabaseError:
+    msg = f"stopped after {_WORK_LIMIT_S:g} s, because holds wait for units of work; nothing was written ({error})"
+    return DatabaseError(msg)
+
+
+def _answer(batch: _Batch) -> None:
     """Answer every caller: one call into each event loop, whatever the number of its callers."""
-    loops = {item.loop for item in batch}
-    for loop in loops:
-        items = batch if len(loops) == 1 else [item for item in batch if item.loop is loop]
+    for loop in {item[2] for item in batch.items[: batch.done]}:
         if loop is None:
-            _resolve(items)
+            _resolve(batch, loop, 0, batch.done)
         else:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
-                loop.call_soon_threadsafe(_resolve, items)
+                loop.call_soon_threadsafe(_resolve_slice, batch, loop, 0)
 
 
-def _resolve(items: Sequence[_Item]) -> None:
-    for item in items:
-        if item.future.done():
+def _resolve_slice(batch: _Batch, loop: asyncio.AbstractEventLoop, start: int) -> None:
+    """Answer some callers, and let the loop do other things before the next: 512 at once were measured to block it."""
+    end = min(start + _ANSWERS_AT_ONCE, batch.done)
+    _resolve(batch, loop, start, end)
+    if end < batch.done:
+        loop.call_soon(_resolve_slice, batch, loop, end)
+
+
+def _resolve(batch: _Batch, loop: asyncio.AbstractEventLoop | None, start: int, end: int) -> None:
+    """Answer those callers of one loop; who was cancelled does not wait any more."""
+    errors = batch.errors
+    for index in range(start, end):
+        _, future, owner = batch.items[index]
+        if owner is not loop or future.done():
             continue
-        if item.error is not None:
-            item.future.set_exception(item.error)
+        if index in errors:
+            future.set_exception(errors[index])
         else:
-            item.future.set_result(item.answer)
+            future.set_result(batch.answers[index])

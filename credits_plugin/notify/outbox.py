@@ -14,6 +14,7 @@ from hookspecs import CreditEvent
 from ..ledger.ids import now_ms
 from ..ledger.work import Transaction
 from ..models import Account, OutboxMessage
+from ..prepared import Prepared
 
 _FIRST_PAUSE_MS: Final = 1_000
 _LONGEST_PAUSE_MS: Final = 3_600_000
@@ -29,14 +30,14 @@ class PendingEvent:
 
 def put_event(tx: Transaction, *, account_id: int, kind: str, data: Mapping[str, Any]) -> None:
     """Store an event to deliver once this transaction is committed; ``data`` must be JSON-able."""
-    row = {
-        "id": tx.new_id(),
-        "account_id": account_id,
-        "kind": kind,
-        "payload": json.dumps(data),
-        "next_attempt_at_ms": tx.at_ms,
-    }
-    OutboxMessage.insert(row).execute(tx.database)
+    _PUT.execute(tx.database, tx.new_id(), account_id, kind, json.dumps(data), tx.at_ms)
+
+
+_PUT: Final = Prepared(
+    lambda identifier, account_id, kind, payload, at_ms: OutboxMessage.insert(
+        id=identifier, account_id=account_id, kind=kind, payload=payload, next_attempt_at_ms=at_ms
+    )
+)
 
 
 def due_events(database: peewee.Database, *, at_ms: int, limit: int = 100) -> list[PendingEvent]:

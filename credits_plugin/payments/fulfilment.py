@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from ..errors import InvalidValue, LedgerError
 from ..ledger.entries import Code, PostTransfer
@@ -14,6 +15,7 @@ from ..ledger.ids import account_key
 from ..ledger.work import Transaction
 from ..models import Account, Payment
 from ..notify.outbox import put_event
+from ..prepared import Prepared
 from .claw_back import take_back
 from .gateway import CheckoutSession, PaymentIntent
 from .queries import PaymentView, payment_of_intent
@@ -191,15 +193,7 @@ def _grant(tx: Transaction, payment: PaymentView, session: CheckoutSession, *, e
 
 def _claim(tx: Transaction, payment: PaymentView, transfer_id: int) -> None:
     """Tie the payment to its grant; the condition makes a second grant impossible even if a lock were missing."""
-    values = {
-        "grant_transfer_id": transfer_id,
-        "status": PaymentStatus.PAID,
-        "detail": None,
-        "paid_at_ms": tx.at_ms,
-        "updated_at_ms": tx.at_ms,
-    }
-    query = Payment.update(**values).where(Payment.id == payment.id, Payment.grant_transfer_id.is_null())
-    if query.execute(tx.database) != 1:
+    if _CLAIM.execute(tx.database, payment.id, transfer_id, tx.at_ms, tx.at_ms).rowcount != 1:
         msg = f"payment {payment.id} has already been granted"
         raise LedgerError(msg)
 
@@ -207,7 +201,23 @@ def _claim(tx: Transaction, payment: PaymentView, transfer_id: int) -> None:
 def _remember_customer(tx: Transaction, payment: PaymentView, session: CheckoutSession) -> None:
     """Keep Stripe's customer for the next purchase, and where to write to; the first customer stays."""
     if session.customer_id is not None:
-        query = Account.update(stripe_customer_id=session.customer_id)
-        query.where(Account.id == payment.account_id, Account.stripe_customer_id.is_null()).execute(tx.database)
+        _KEEP_CUSTOMER.execute(tx.database, payment.account_id, session.customer_id)
     if payment.email is not None:
-        Account.update(email=payment.email).where(Account.id == payment.account_id).execute(tx.database)
+        _KEEP_EMAIL.execute(tx.database, payment.account_id, payment.email)
+
+
+_CLAIM: Final = Prepared(
+    lambda payment_id, transfer_id, paid_at_ms, updated_at_ms: Payment.update(
+        grant_transfer_id=transfer_id,
+        status=PaymentStatus.PAID,
+        detail=None,
+        paid_at_ms=paid_at_ms,
+        updated_at_ms=updated_at_ms,
+    ).where(Payment.id == payment_id, Payment.grant_transfer_id.is_null())
+)
+_KEEP_CUSTOMER: Final = Prepared(
+    lambda account_id, customer_id: Account.update(stripe_customer_id=customer_id).where(
+        Account.id == account_id, Account.stripe_customer_id.is_null()
+    )
+)
+_KEEP_EMAIL: Final = Prepared(lambda account_id, email: Account.update(email=email).where(Account.id == account_id))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+import peewee
 
 from ..errors import CreditsError
 from ..ledger.ids import now_ms
 from ..ledger.work import Transaction
 from ..models import InboxEvent
+from ..prepared import Prepared
 from .checkout import log_fulfilment
 from .events import Verdict, plan_event
 from .gateway import StripeEvent
@@ -79,8 +82,8 @@ async def _handle(shop: Shop, event: StripeEvent) -> Receipt:
     plan = await plan_event(shop, event)
 
     def work(tx: Transaction) -> tuple[Verdict, bool]:
-        _insert_event(tx, event)
-        seen = inbox_event(tx.database, event.id)
+        is_new = _insert_event(tx, event)
+        seen = None if is_new else inbox_event(tx.database, event.id)
         if seen is not None and seen.status is InboxStatus.PROCESSED:
             return Verdict(seen.status, seen.detail), True
         verdict = plan.run(tx)
@@ -111,34 +114,49 @@ async def _note_failure(shop: Shop, event: StripeEvent, error: Exception) -> Non
         logger.exception("The failure of Stripe event %s could not be recorded", event.id)
 
 
-def _insert_event(tx: Transaction, event: StripeEvent) -> None:
-    """Add the event's row if it is new; on PostgreSQL this waits for another host that is adding it."""
-    row = {
-        "event_id": event.id,
-        "type": event.type,
-        "status": InboxStatus.RECEIVED,
-        "object_id": event.object_id,
-        "api_version": event.api_version,
-        "livemode": int(event.livemode),
-        "attempts": 0,
-        "payload": event.payload,
-        "created_at_ms": event.created_at_ms,
-        "received_at_ms": tx.at_ms,
-    }
-    InboxEvent.insert(row).on_conflict_ignore().execute(tx.database)
+def _insert_event(tx: Transaction, event: StripeEvent) -> bool:
+    """Add the event's row if it is new, and say so; on PostgreSQL this waits for another host that is adding it."""
+    row = (
+        event.id,
+        event.type,
+        event.object_id,
+        event.api_version,
+        int(event.livemode),
+        event.payload,
+        event.created_at_ms,
+        tx.at_ms,
+    )
+    added: int = _INSERT.execute(tx.database, *row).rowcount
+    return added == 1
 
 
 def _finish_event(
     tx: Transaction, event: StripeEvent, *, status: InboxStatus, detail: str | None, account_id: int | None
 ) -> None:
-    values: dict[str, Any] = {
-        "status": status,
-        "detail": detail and detail[:_MAX_DETAIL],
-        "attempts": InboxEvent.attempts + 1,
-    }
-    if account_id is not None:
-        values["account_id"] = account_id
-    query = InboxEvent.update(**values).where(
-        InboxEvent.event_id == event.id, InboxEvent.status != InboxStatus.PROCESSED
-    )
-    query.execute(tx.database)
+    _FINISH.execute(tx.database, event.id, status.value, detail and detail[:_MAX_DETAIL], account_id)
+
+
+_INSERT: Final = Prepared(
+    lambda event_id, type_, object_id, api_version, livemode, payload, created_at_ms, received_at_ms: InboxEvent.insert(
+        {
+            "event_id": event_id,
+            "type": type_,
+            "status": InboxStatus.RECEIVED,
+            "object_id": object_id,
+            "api_version": api_version,
+            "livemode": livemode,
+            "attempts": 0,
+            "payload": payload,
+            "created_at_ms": created_at_ms,
+            "received_at_ms": received_at_ms,
+        }
+    ).on_conflict_ignore()
+)
+_FINISH: Final = Prepared(
+    lambda event_id, status, detail, account_id: InboxEvent.update(
+        status=status,
+        detail=detail,
+        attempts=InboxEvent.attempts + 1,
+        account_id=peewee.fn.COALESCE(account_id, InboxEvent.account_id),
+    ).where(InboxEvent.event_id == event_id, InboxEvent.status != InboxStatus.PROCESSED)
+)

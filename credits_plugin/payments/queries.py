@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import peewee
 
 from ..models import Account, InboxEvent, Payment, Refund
+from ..prepared import Prepared
 from .states import InboxStatus, PaymentStatus, RefundStatus
 
 
@@ -87,17 +89,26 @@ class InboxLine:
 
 def payment(database: peewee.Database, payment_id: int) -> PaymentView | None:
     """Return one payment."""
-    return _one_payment(database, Payment.id == payment_id)
+    return _one_payment(_BY_ID.rows(database, payment_id))
+
+
+def payments_by_id(database: peewee.Database, payment_ids: Iterable[int | None]) -> dict[int, PaymentView]:
+    """Return the payments with these ids; None and unknown ids have none. Some thousands at once, at most."""
+    wanted = sorted({payment_id for payment_id in payment_ids if payment_id is not None})
+    if not wanted:
+        return {}
+    rows = _payments(Payment.id.in_(wanted)).dicts().execute(database)
+    return {view.id: view for view in map(_payment_view, rows)}
 
 
 def payment_of_session(database: peewee.Database, session_id: str) -> PaymentView | None:
     """Return the payment whose Checkout Session has this id."""
-    return _one_payment(database, Payment.stripe_session_id == session_id)
+    return _one_payment(_BY_SESSION.rows(database, session_id))
 
 
 def payment_of_intent(database: peewee.Database, payment_intent_id: str) -> PaymentView | None:
     """Return the payment that this payment intent paid."""
-    return _one_payment(database, Payment.payment_intent_id == payment_intent_id)
+    return _one_payment(_BY_INTENT.rows(database, payment_intent_id))
 
 
 def payments_page(
@@ -150,8 +161,7 @@ def inbox_page(
 
 def inbox_event(database: peewee.Database, event_id: str) -> InboxLine | None:
     """Return one event."""
-    query = InboxEvent.select(*_INBOX_COLUMNS).where(InboxEvent.event_id == event_id)
-    rows = list(query.dicts().execute(database))
+    rows = _EVENT_BY_ID.rows(database, event_id)
     return _inbox_line(rows[0]) if rows else None
 
 
@@ -177,8 +187,16 @@ def _payments(*conditions: Any) -> Any:
     return query.where(*conditions) if conditions else query
 
 
-def _one_payment(database: peewee.Database, condition: Any) -> PaymentView | None:
-    rows = list(_payments(condition).dicts().execute(database))
+# What every webhook asks several times.
+_BY_ID: Final = Prepared(lambda payment_id: _payments(Payment.id == payment_id))
+_BY_SESSION: Final = Prepared(lambda session_id: _payments(Payment.stripe_session_id == session_id))
+_BY_INTENT: Final = Prepared(lambda intent_id: _payments(Payment.payment_intent_id == intent_id))
+_EVENT_BY_ID: Final = Prepared(
+    lambda event_id: InboxEvent.select(*_INBOX_COLUMNS).where(InboxEvent.event_id == event_id)
+)
+
+
+def _one_payment(rows: list[dict[str, Any]]) -> PaymentView | None:
     return _payment_view(rows[0]) if rows else None
 
 

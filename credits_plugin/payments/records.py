@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Final
 
 from ..errors import PaymentError
 from ..ledger.work import Transaction
 from ..models import Payment
+from ..prepared import Prepared
 from .queries import PaymentView, payment
 
 
@@ -19,7 +22,7 @@ def lock_payment(tx: Transaction, payment_id: int) -> PaymentView:
     Raises:
         PaymentError: there is no such payment.
     """
-    Payment.update(status=Payment.status).where(Payment.id == payment_id).execute(tx.database)
+    _LOCK.execute(tx.database, payment_id)
     found = payment(tx.database, payment_id)
     if found is None:
         msg = f"there is no payment {payment_id}"
@@ -30,7 +33,19 @@ def lock_payment(tx: Transaction, payment_id: int) -> PaymentView:
 def change_payment(tx: Transaction, payment_id: int, **values: Any) -> PaymentView:
     """Write columns of a locked payment and return it anew."""
     values["updated_at_ms"] = tx.at_ms
-    Payment.update(**values).where(Payment.id == payment_id).execute(tx.database)
+    plain = [value.value if isinstance(value, Enum) else value for value in values.values()]
+    _change(tuple(values)).execute(tx.database, payment_id, *plain)
     changed = payment(tx.database, payment_id)
     assert changed is not None  # noqa: S101 - the row is locked, and payments are never deleted
     return changed
+
+
+_LOCK: Final = Prepared(lambda payment_id: Payment.update(status=Payment.status).where(Payment.id == payment_id))
+
+
+@lru_cache
+def _change(columns: tuple[str, ...]) -> Prepared:
+    def build(payment_id: Any, *values: Any) -> Any:
+        return Payment.update(dict(zip(columns, values, strict=True))).where(Payment.id == payment_id)
+
+    return Prepared(build)

@@ -160,7 +160,7 @@ class Recorder:
 
 
 ONE_ACCOUNT = re.compile(r"FROM account WHERE id = %s FOR UPDATE$")
-THEIR_ROWS = re.compile(r"\b(account_id|(transfer|hold|lot)\.account_id|account\.id) = ANY\(%s\)")
+THEIR_ROWS = re.compile(r"\b(account_id|(transfer|hold|lot)\.account_id|account\.id) = ANY\(%s(::bigint\[\])?\)")
 NEW_ROWS = re.compile(r"^INSERT INTO (transfer|hold|lot|account) \((id, external_id|[^)]*\baccount_id\b)")
 
 
@@ -173,7 +173,7 @@ async def test_every_statement_of_the_writer_names_its_accounts(citus: Database,
     await drive(writer)
     writer.close()
 
-    kinds = set(statements)
+    kinds = {statement for statement in statements if not statement.startswith("SET LOCAL ")}
     verbs = {
         (match[1], match[2]) for match in (re.search(r"^(\w+).*?\b(account|hold|transfer|lot)\b", s) for s in kinds)
     }

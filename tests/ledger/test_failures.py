@@ -64,7 +64,7 @@ async def test_a_command_repeated_after_an_unknown_outcome_converges(
 ):
     """The commit happened, its answer was lost: every command of the batch is found done, and is not done again."""
     await writer.execute(grant(1_000))
-    real = writer._store.transaction
+    real = writer._store.batch
     lost = iter([True])
 
     class CommitWhoseAnswerIsLost:
@@ -77,7 +77,7 @@ async def test_a_command_repeated_after_an_unknown_outcome_converges(
             if error[0] is None and next(lost, False):
                 raise sqlite3.OperationalError("connection lost after the commit")
 
-    monkeypatch.setattr(writer._store, "transaction", CommitWhoseAnswerIsLost)
+    monkeypatch.setattr(writer._store, "batch", CommitWhoseAnswerIsLost)
     placed, posted = await asyncio.gather(writer.execute(hold(100)), writer.execute(grant(7)))
     lost = iter([True])
     settled = await writer.execute(SettleHold(KEY, placed.hold_id, 60, now_ms(), Usage(input=1)))
@@ -90,16 +90,16 @@ async def test_a_database_that_stays_away_is_an_unknown_outcome_and_the_writer_l
     writer: LedgerWriter, database: Database, monkeypatch
 ):
     await writer.execute(grant(1_000))
-    real = writer._store.transaction
+    real = writer._store.batch
 
     def away():
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(writer._store, "transaction", away)
+    monkeypatch.setattr(writer._store, "batch", away)
     monkeypatch.setattr("credits_plugin.ledger.writer._FIRST_PAUSE_S", 0.001)
     answers = await asyncio.gather(*(writer.execute(hold(1)) for _ in range(300)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {OutcomeUnknown}
-    monkeypatch.setattr(writer._store, "transaction", real)
+    monkeypatch.setattr(writer._store, "batch", real)
     assert (await writer.execute(grant(1))).balance == 1_001
 
 

@@ -8,6 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from credits_plugin import Usage
 from credits_plugin.errors import AccountInDebt, HoldEnded, InsufficientCredits, UnknownHold
+from credits_plugin.ledger.book import Book
 from credits_plugin.ledger.entries import (
     Code,
     ExpireHold,
@@ -21,7 +22,7 @@ from credits_plugin.ledger.entries import (
     TransferRow,
     chain_hash,
 )
-from credits_plugin.ledger.rules import Book, decide
+from credits_plugin.ledger.rules import decide
 
 ACCOUNT = 7
 AMOUNTS = st.integers(min_value=1, max_value=1_000)

@@ -165,10 +165,10 @@ async def test_a_settle_after_expiry_is_charged_exactly_once(writer: LedgerWrite
 
 
 async def test_expired_credits_become_breakage_when_the_next_hold_comes(writer: LedgerWriter, database: Database):
-    await writer.execute(grant(500, terms=LotTerms(expires_at_ms=now_ms() + 30)))
+    expiry = now_ms() - 1_000
+    await writer.execute(grant(500, terms=LotTerms(expires_at_ms=expiry)))
     await writer.execute(grant(100))
-    early = await writer.execute(hold(450))
-    await asyncio.sleep(0.05)
+    early = await writer.execute(hold(450)._replace(at_ms=expiry - 1))
     with pytest.raises(InsufficientCredits) as refusal:
         await writer.execute(hold(101))
     assert refusal.value.available == 0  # the hold keeps 450; 150 of the expired 500 were free and went

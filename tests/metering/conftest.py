@@ -1,18 +1,14 @@
-"""A running service on a real database, with prices that make figures easy to check."""
+"""A running service on a real database."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import pytest
+from metering_seed import PRICES
 
 from credits_plugin import Settings
 from credits_plugin.bootstrap import Credits, build
-from credits_plugin.ledger.entries import Code, PostTransfer
-from credits_plugin.ledger.ids import account_key, now_ms
-
-# 1 and 2 USD per million tokens, 100 credits per USD: 100 and 200 microcredits a token, 115 and 230 with the markup.
-PRICES = {"toy": {"input": "1", "output": "2", "cache_read": "0.1"}}
 
 
 @pytest.fixture
@@ -20,17 +16,3 @@ async def service(database_url: str) -> AsyncIterator[Credits]:
     built = build(Settings(database_url=database_url, prices=PRICES, sweep_interval_s=0.05, hold_ttl_s=1))
     yield built
     await built.close()
-
-
-async def give(service: Credits, user: str, microcredits: int) -> None:
-    """Grant a user credits through the ledger's door."""
-    command = PostTransfer(
-        account_key(user), user, service.new_id(), Code.PROMOTION, microcredits, now_ms(), "test grant"
-    )
-    await service.writer.execute(command)
-
-
-def balance(service: Credits, user: str) -> tuple[int, int]:
-    """(balance, held) as stored."""
-    sql = "SELECT balance, held FROM account WHERE id = "
-    return service.reads.run_sync(lambda db: db.execute_sql(f"{sql}{account_key(user)}").fetchone())

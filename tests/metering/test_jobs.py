@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pluggy
-from conftest import PRICES, balance, give
+from metering_seed import PRICES, balance, give
 
 from credits_plugin import (
     PROJECT_NAME,

@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from conftest import balance, give
+from metering_seed import balance, give
 
 from credits_plugin import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal, Usage
 from credits_plugin.bootstrap import Credits

@@ -193,8 +193,8 @@ _NOT_SOLD_WITH = tuple(
     """
     acss_debit affirm afterpay_clearpay alipay alma amazon_pay au_becs_debit bacs_debit bancontact billie bizum blik
     boleto cashapp crypto customer_balance eps fpx giropay grabpay ideal interac_present kakao_pay klarna konbini
-    kr_card link mb_way mobilepay multibanco naver_pay nz_bank_account oxxo p24 pay_by_bank payco paynow paypal payto pix
-    promptpay revolut_pay samsung_pay satispay scalapay sofort sunbit swish twint upi wechat_pay zip
+    kr_card link mb_way mobilepay multibanco naver_pay nz_bank_account oxxo p24 pay_by_bank payco paynow paypal payto
+    pix promptpay revolut_pay samsung_pay satispay scalapay sofort sunbit swish twint upi wechat_pay zip
     """.split()
 )
 

@@ -1,0 +1,45 @@
+"""``python -m credits_plugin.bench.webhook_host DATABASE_URL STRIPE_URL SECRET``: one host that takes webhooks.
+
+Prints its port, and runs until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pluggy
+from aiohttp import web
+
+from hookspecs import PROJECT_NAME, CreditsSpecs, HookCaller
+
+from ..bootstrap import build
+from ..plugin import CreditsPlugin
+from ..settings import Settings
+from ..web.app import mount
+
+
+async def main(database_url: str, stripe_url: str, secret: str) -> None:
+    """Serve the real application."""
+    settings = Settings(
+        database_url=database_url,
+        stripe_secret_key="sk_test_sandbox",  # noqa: S106 - the sandbox's well-known key
+        stripe_webhook_secrets=(secret,),
+        stripe_api_base=stripe_url,
+    )
+    manager = pluggy.PluginManager(PROJECT_NAME)
+    manager.add_hookspecs(CreditsSpecs)
+    manager.register(CreditsPlugin(build(settings)))
+    HookCaller(manager)
+    app = web.Application()
+    mount(app, manager)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(runner.addresses[0][1], flush=True)  # noqa: T201 - the measuring process reads it
+    await asyncio.to_thread(sys.stdin.read)
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""The working set of a batch: rows that were read, and rows to write. Values only; rules.py changes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from .entries import AccountState, HoldState, LotState, TransferValues
+
+_MOST_KEPT: Final = 20_000
+
+
+@dataclass(slots=True)
+class Book:
+    """What batches have read, and what the current one has to write.
+
+    ``changed_holders`` are the accounts of which what is held has changed, and perhaps nothing else.
+    ``settled`` maps ids of transfers that stand already to (account id, amount), of those that were looked up.
+    ``lots`` holds the lots with credits left of every account that a command may need them for.
+    """
+
+    accounts: dict[int, AccountState] = field(default_factory=dict)
+    holds: dict[int, HoldState] = field(default_factory=dict)
+    requests: dict[tuple[int, str], int] = field(default_factory=dict)
+    settled: dict[int, tuple[int, int]] = field(default_factory=dict)
+    lots: dict[int, list[LotState]] = field(default_factory=dict)
+    new_accounts: dict[int, int] = field(default_factory=dict)
+    changed_accounts: set[int] = field(default_factory=set)
+    changed_holders: set[int] = field(default_factory=set)
+    moved_expiries: set[int] = field(default_factory=set)
+    new_holds: dict[int, HoldState] = field(default_factory=dict)
+    ended_holds: dict[int, HoldState] = field(default_factory=dict)
+    deleted_holds: list[int] = field(default_factory=list)
+    new_transfers: list[TransferValues] = field(default_factory=list)
+    new_lots: dict[int, LotState] = field(default_factory=dict)
+    changed_lots: dict[int, LotState] = field(default_factory=dict)
+
+    def forget_what_may_move(self) -> None:
+        """Keep accounts and holds alone, for the next batch: all that its commands touch day in, day out."""
+        self.settled.clear()
+        self.lots.clear()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it may be kept in memory: some 20 MB at the most."""
+        return len(self.accounts) <= _MOST_KEPT and len(self.holds) <= _MOST_KEPT
+
+    def clear_writes(self) -> None:
+        """Forget what had to be written, because it has been."""
+        self.new_accounts.clear()
+        self.changed_accounts.clear()
+        self.changed_holders.clear()
+        self.moved_expiries.clear()
+        self.new_holds.clear()
+        self.ended_holds.clear()
+        self.deleted_holds.clear()
+        self.new_transfers.clear()
+        self.new_lots.clear()
+        self.changed_lots.clear()
