@@ -39,6 +39,9 @@ _FIELDS = {
         "source", "tax",
     ),
 }  # fmt: skip
+_UPDATE = _FIELDS | unsupported(
+    "bank_account", "card", "default_alipay_account", "default_bank_account", "default_card", "default_source"
+)
 _CREATE = _FIELDS | unsupported("payment_method", "tax_id_data", "test_clock")
 
 
@@ -145,16 +148,28 @@ def list_all(call: Call) -> Json:
 def payment_methods(call: Call) -> Json:
     """The payment methods attached to a customer."""
     customer = _living(call)
-    return page_of(call, "payment_method", where=lambda row: row["customer"] == customer["id"])
+    wanted = {name: call.params[name] for name in ("allow_redisplay", "type") if name in call.params}
+    return page_of(
+        call,
+        "payment_method",
+        where=lambda row: (
+            row["customer"] == customer["id"] and all(row[name] == value for name, value in wanted.items())
+        ),
+    )
 
 
 ROUTES = (
     Route("POST", "/v1/customers", create, _CREATE),
     list_route("/v1/customers", list_all, email=text(), created=created_filter(), **unsupported("test_clock")),
     Route("GET", "/v1/customers/{id}", retrieve),
-    Route("POST", "/v1/customers/{id}", update, _FIELDS),
+    Route("POST", "/v1/customers/{id}", update, _UPDATE),
     Route("DELETE", "/v1/customers/{id}", delete),
-    list_route("/v1/customers/{id}/payment_methods", payment_methods, type=choice("card")),
+    list_route(
+        "/v1/customers/{id}/payment_methods",
+        payment_methods,
+        type=text(),
+        allow_redisplay=choice("always", "limited", "unspecified"),
+    ),
 )
 
 INCLUDABLE: dict[tuple[str, str], Loader] = {

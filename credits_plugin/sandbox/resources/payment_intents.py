@@ -3,77 +3,29 @@
 from __future__ import annotations
 
 from credits_plugin.sandbox.call import Call, Route, list_route, page_of
-from credits_plugin.sandbox.cards import DECLINES, Decline, declined
-from credits_plugin.sandbox.currencies import MAXIMUM_MINOR, format_money, minimum_minor
+from credits_plugin.sandbox.cards import DECLINES, Decline, Fate, declined
+from credits_plugin.sandbox.currencies import MAXIMUM_MINOR, check_step, format_money, minimum_minor
 from credits_plugin.sandbox.errors import StripeError
 from credits_plugin.sandbox.objects import new_id, random_text
 from credits_plugin.sandbox.params import (
-    SHIPPING,
-    Param,
-    boolean,
     choice,
     created_filter,
-    currency,
-    hash_of,
-    integer,
-    list_of,
     merge_metadata,
-    metadata,
     text,
     unsupported,
-    url,
 )
+from credits_plugin.sandbox.resources.authentication import CANNOT_BE_ASKED, ask_cardholder
 from credits_plugin.sandbox.resources.charges import create_charge, settle
+from credits_plugin.sandbox.resources.delayed_payments import session_of, start_debit
+from credits_plugin.sandbox.resources.dispute_life import schedule_by_card
+from credits_plugin.sandbox.resources.payment_intent_params import CAPTURE, CONFIRM_LATER, CONFIRM_ONLY, CREATE, UPDATE
 from credits_plugin.sandbox.resources.payment_methods import fate_of, method_of
 from credits_plugin.sandbox.store import Json
-
-CAPTURE = choice("automatic", "automatic_async", "manual")
-_FIELDS: dict[str, Param] = {
-    "customer": text(),
-    "description": text(max_length=1000, clearable=True),
-    "metadata": metadata(),
-    "payment_method": text(),
-    "receipt_email": text(clearable=True),
-    "setup_future_usage": choice("off_session", "on_session", clearable=True),
-    "shipping": SHIPPING,
-    "statement_descriptor": text(max_length=22),
-    "statement_descriptor_suffix": text(max_length=22),
-}
-_CONFIRM: dict[str, Param] = {
-    "error_on_requires_action": boolean(),
-    "off_session": boolean(),
-    "payment_method": text(),
-    "receipt_email": text(clearable=True),
-    "return_url": url(),
-    "use_stripe_sdk": boolean(),
-    **unsupported(
-        "allowed_payment_method_types", "amount_details", "amount_to_confirm", "capture_method", "client_secret",
-        "confirmation_token", "excluded_payment_method_types", "hooks", "mandate", "mandate_data", "payment_details",
-        "payment_method_data", "payment_method_options", "payment_method_types", "radar_options",
-        "setup_future_usage", "shipping",
-    ),
-}  # fmt: skip
-_CREATE: dict[str, Param] = {
-    **_CONFIRM,
-    **_FIELDS,
-    **unsupported(
-        "application_fee_amount", "customer_account", "on_behalf_of", "payment_method_configuration", "transfer_data",
-        "transfer_group",
-    ),
-    "amount": integer(required=True),
-    "automatic_payment_methods": hash_of({"enabled": boolean(), "allow_redirects": choice("always", "never")}),
-    "capture_method": CAPTURE,
-    "confirm": boolean(),
-    "confirmation_method": choice("automatic", "manual"),
-    "currency": currency(required=True),
-    "payment_method_types": list_of(choice("card")),
-}  # fmt: skip
-_CONFIRM_ONLY = ("confirm", "error_on_requires_action", "off_session", "return_url", "use_stripe_sdk")
 
 
 def create(call: Call) -> Json:
     """Emits `payment_intent.created`; with `confirm=true` it is also attempted at once."""
-    values = {name: value for name, value in call.params.items() if name not in _CONFIRM_ONLY}
+    values = {name: value for name, value in call.params.items() if name not in CONFIRM_ONLY}
     check_amount(values["amount"], values["currency"])
     call.fetch_named("customer", "customer")
     if "payment_method" in values:
@@ -108,6 +60,7 @@ def check_amount(amount: int, currency_code: str, *, what: str = "Amount") -> No
             code="amount_too_large",
             param="amount",
         )
+    check_step(amount, currency_code, param="amount")
 
 
 def create_intent(call: Call, values: Json) -> Json:
@@ -176,13 +129,22 @@ _DEFAULTS: Json = {
 }
 
 
-def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Json:
+def attempt(call: Call, intent: Json, method: Json, *, book: bool = True, authenticated: bool = False) -> Json:
     """Charge the method: returns the succeeded (or capturable) intent, or raises the card's 402 with its traces kept.
+
+    A bank debit is `processing` afterwards, a payment that its cardholder must confirm `requires_action`, unless it is
+    `authenticated`.
 
     With `book=False` the caller books the money later with `book_payment`, so that its own events come first.
     """
+    if method["type"] != "card":
+        return start_debit(call, intent, method)
     fate = fate_of(call, method)
     decline = DECLINES.get(fate)
+    if fate is Fate.NEEDS_AUTHENTICATION and not authenticated:
+        if not call.params.get("off_session") and not call.params.get("error_on_requires_action"):
+            return ask_cardholder(call, intent, method)
+        decline = CANNOT_BE_ASKED
     if decline is not None:
         raise _fail(call, intent, method, decline)
     manual = intent["capture_method"] == "manual"
@@ -193,6 +155,7 @@ def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Jso
         "amount_received": 0 if manual else intent["amount"],
         "last_payment_error": None,
         "latest_charge": charge["id"],
+        "next_action": None,
         "payment_method": method["id"],
         "status": "requires_capture" if manual else "succeeded",
     }
@@ -205,8 +168,9 @@ def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Jso
 
 def book_payment(call: Call, intent: Json) -> None:
     """Give the charge its balance transaction; a moment later (`charge.updated`) where capture is asynchronous."""
-    method = call.fetch("payment_method", intent["payment_method"])
-    settle(call, intent["latest_charge"], fate_of(call, method), announce=intent["capture_method"] == "automatic_async")
+    fate = fate_of(call, call.fetch("payment_method", intent["payment_method"]))
+    charge = settle(call, intent["latest_charge"], fate, announce=intent["capture_method"] == "automatic_async")
+    schedule_by_card(call, charge, fate)
 
 
 def _fail(call: Call, intent: Json, method: Json, decline: Decline) -> StripeError:
@@ -265,24 +229,25 @@ def capture(call: Call) -> Json:
         )
     charge = call.fetch("charge", intent["latest_charge"])
     charge = call.update(charge, {"captured": True, "amount_captured": amount})
-    method = call.fetch("payment_method", intent["payment_method"])
-    charge = settle(call, charge["id"], fate_of(call, method), announce=False)
+    fate = fate_of(call, call.fetch("payment_method", intent["payment_method"]))
+    charge = settle(call, charge["id"], fate, announce=False)
+    schedule_by_card(call, charge, fate)
     call.emit("charge.captured", charge)
     intent = call.update(intent, {"amount_capturable": 0, "amount_received": amount, "status": "succeeded"})
     call.emit("payment_intent.succeeded", intent)
+    session = session_of(call, intent)
+    if session is not None:  # its status becomes `paid` without an event of its own
+        call.save(session | {"payment_status": "paid"})
     return intent
 
 
 def cancel(call: Call) -> Json:
     """Give up an intent that has not succeeded; emits `payment_intent.canceled`."""
-    intent = _in_status(call, "cancel", "requires_payment_method", "requires_confirmation", "requires_capture")
-    open_session = next(
-        call.store.newest_first(
-            "checkout.session", lambda row: row["payment_intent"] == intent["id"] and row["status"] == "open"
-        ),
-        None,
+    intent = _in_status(
+        call, "cancel", "requires_payment_method", "requires_capture", "requires_confirmation", "requires_action"
     )
-    if open_session is not None:
+    open_session = session_of(call, intent)
+    if open_session is not None and open_session["status"] == "open":
         raise StripeError(
             "You cannot cancel this PaymentIntent because it was created by a Checkout Session that is still open. "
             f"Expire the session ({open_session['id']}) instead.",
@@ -297,7 +262,8 @@ def cancel_intent(call: Call, intent: Json, *, reason: str | None) -> Json:
         charge = call.fetch("charge", intent["latest_charge"])
         call.update(charge, {"amount_refunded": charge["amount"], "refunded": True}, event_type="charge.refunded")
     changes = {
-        "amount_capturable": 0, "canceled_at": call.now, "cancellation_reason": reason, "status": "canceled",
+        "amount_capturable": 0, "canceled_at": call.now, "cancellation_reason": reason, "next_action": None,
+        "status": "canceled",
     }  # fmt: skip
     intent = call.update(intent, changes)
     call.emit("payment_intent.canceled", intent)
@@ -347,12 +313,14 @@ def list_all(call: Call) -> Json:
 
 
 ROUTES = (
-    Route("POST", "/v1/payment_intents", create, _CREATE),
-    list_route("/v1/payment_intents", list_all, customer=text(), created=created_filter()),
-    Route("GET", "/v1/payment_intents/{id}", retrieve),
-    Route("POST", "/v1/payment_intents/{id}", update, _FIELDS),
-    Route("POST", "/v1/payment_intents/{id}/confirm", confirm, _CONFIRM),
-    Route("POST", "/v1/payment_intents/{id}/capture", capture, {"amount_to_capture": integer(minimum=1)}),
+    Route("POST", "/v1/payment_intents", create, CREATE),
+    list_route(
+        "/v1/payment_intents", list_all, customer=text(), created=created_filter(), **unsupported("customer_account")
+    ),
+    Route("GET", "/v1/payment_intents/{id}", retrieve, unsupported("client_secret")),
+    Route("POST", "/v1/payment_intents/{id}", update, UPDATE),
+    Route("POST", "/v1/payment_intents/{id}/confirm", confirm, CONFIRM_LATER),
+    Route("POST", "/v1/payment_intents/{id}/capture", capture, CAPTURE),
     Route(
         "POST", "/v1/payment_intents/{id}/cancel", cancel,
         {"cancellation_reason": choice("duplicate", "fraudulent", "requested_by_customer", "abandoned")},
