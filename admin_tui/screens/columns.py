@@ -62,9 +62,9 @@ def payment_columns(backend: Backend) -> Sequence[Column[PaymentView]]:
         Column("time (UTC)", 12, time_cell),
         Column("customer", 16, lambda row: Cell(row.external_id or NOTHING, Tone.STRONG), grows=True),
         Column("status", 18, lambda row: Cell(status_text(row.status), payment_tone(row.status))),
-        Column("amount", 11, lambda row: Cell(format_money(row.amount_minor, row.currency)), right=True),
+        Column("amount", 11, lambda row: Cell(format_money(row.whole_minor, row.currency)), right=True),
         Column("refunded", 11, _refunded, right=True),
-        Column("credits", 9, lambda row: Cell(credits_text(row.microcredits)), right=True, drop=2),
+        Column("credits", 9, lambda row: Cell(credits_text(row.credited)), right=True, drop=2),
         Column("taken back", 10, _taken_back, right=True, drop=3),
         Column("package", 10, lambda row: Cell(row.package_name), drop=4),
         Column("e-mail", 20, lambda row: Cell(row.email or "", Tone.MUTED), drop=5),
@@ -91,7 +91,7 @@ def payment_tone(status: PaymentStatus) -> Tone:
     match status:
         case PaymentStatus.PAID:
             return Tone.GOOD
-        case PaymentStatus.FAILED:
+        case PaymentStatus.FAILED | PaymentStatus.DISPUTED:
             return Tone.BAD
         case PaymentStatus.PARTIALLY_REFUNDED | PaymentStatus.REFUNDED:
             return Tone.WARNING

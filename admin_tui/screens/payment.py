@@ -109,12 +109,15 @@ class PaymentScreen(TableScreen[RefundView]):
 
 def order_lines(paid: PaymentView) -> list[Line]:
     """Show what was ordered and what is left of it."""
-    left, refunded = paid.amount_minor - paid.refunded_minor, format_money(paid.refunded_minor, paid.currency)
+    left, refunded = (
+        paid.whole_minor - paid.refunded_minor - paid.disputed_minor,
+        format_money(paid.refunded_minor, paid.currency),
+    )
     return [
         _fact("status", status_text(paid.status), payment_tone(paid.status)),
         _fact("customer", paid.external_id or "nobody yet: nothing granted", Tone.STRONG),
-        _fact("package", f"{paid.package_name}: {credits_text(paid.microcredits)} credits"),
-        _fact("amount", format_money(paid.amount_minor, paid.currency)),
+        _fact("package", f"{paid.package_name}: {credits_text(paid.credited)} credits"),
+        _fact("amount", format_money(paid.whole_minor, paid.currency)),
         _fact("refunded", f"{refunded}, {format_money(left, paid.currency)} left"),
         _fact("taken back", f"{credits_text(paid.clawed_back)} credits"),
     ]

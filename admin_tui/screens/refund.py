@@ -185,8 +185,8 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
     def _summary(self) -> str:
         paid = self._case.payment
         return safe_text(
-            f"{paid.package_name}: {credits_text(paid.microcredits)} credits for "
-            f"{format_money(paid.amount_minor, paid.currency)} · {paid.payment_intent_id}"
+            f"{paid.package_name}: {credits_text(paid.credited)} credits for "
+            f"{format_money(paid.whole_minor, paid.currency)} · {paid.payment_intent_id}"
         )
 
 

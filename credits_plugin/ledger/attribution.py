@@ -130,16 +130,17 @@ def lot_reports(database: peewee.Database, account_id: int) -> list[LotReport]:
 def claw_back_references(rows: Snapshot, condition: str, parameters: Iterable[Any]) -> Iterator[tuple[int, str, int]]:
     """Yield (account id, reference, payment id): which payment a claw-back with that reference takes back.
 
-    The one place that knows what claw-backs refer to: refunds, or the payment itself.
+    The one place that knows what claw-backs refer to: refunds, disputes, or the payment itself.
     """
     bound = list(parameters)
     yield from rows.stream(
         "SELECT account_id, reference, payment_id FROM ("
         f"SELECT account_id, stripe_refund_id AS reference, id AS line, payment_id FROM refund WHERE {condition} "
+        f"UNION ALL SELECT account_id, stripe_dispute_id, id, payment_id FROM dispute WHERE {condition} "
         f"UNION ALL SELECT account_id, payment_intent_id, id, id FROM payment WHERE {condition} "
         f"UNION ALL SELECT account_id, stripe_session_id, id, id FROM payment WHERE {condition}"
         ") AS known WHERE reference IS NOT NULL ORDER BY account_id, line",
-        bound * 3,
+        bound * 4,
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import peewee
 
-from ..models import Account, InboxEvent, Payment, Refund
-from .states import InboxStatus, PaymentStatus, RefundStatus
+from ..models import Account, Dispute, InboxEvent, Payment, Refund
+from .states import OPEN_DISPUTES, DisputeStatus, InboxStatus, PaymentStatus, RefundStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,25 @@ class PaymentView:
     created_at_ms: int
     updated_at_ms: int
     paid_at_ms: int | None
+    allows_discounts: bool
+    paid_minor: int | None
+    granted_microcredits: int | None
+    disputed_minor: int
 
     @property
     def is_granted(self) -> bool:
         """Whether its credits have been added, once and for ever."""
         return self.grant_transfer_id is not None
+
+    @property
+    def whole_minor(self) -> int:
+        """What was taken for it: with tax, without discounts, the captured part; what was ordered until it is paid."""
+        return self.amount_minor if self.paid_minor is None else self.paid_minor
+
+    @property
+    def credited(self) -> int:
+        """The microcredits of its grant; those ordered until there is one."""
+        return self.microcredits if self.granted_microcredits is None else self.granted_microcredits
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,39 @@ class RefundView:
     detail: str | None
     created_at_ms: int
     updated_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeView:
+    """A dispute of a payment. ``frozen``: the microcredits that were held back when it opened, None before that."""
+
+    id: int
+    payment_id: int
+    account_id: int
+    stripe_dispute_id: str
+    status: DisputeStatus
+    status_at_ms: int
+    amount_minor: int
+    currency: str
+    reason: str
+    withdrawals: int
+    reinstatements: int
+    hold_id: int | None
+    frozen: int | None
+    evidence_due_at_ms: int | None
+    created_at_ms: int
+    updated_at_ms: int
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether its money is gone: taken more often than given back. A lost one's was taken, told of or not."""
+        taken = max(self.withdrawals, self.reinstatements, int(self.status is DisputeStatus.LOST))
+        return taken > self.reinstatements
+
+    @property
+    def threatens(self) -> bool:
+        """Whether its money is still there and may be taken."""
+        return self.status in OPEN_DISPUTES and not self.withdrawals and not self.reinstatements
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +176,26 @@ def refund_of_key(database: peewee.Database, idempotency_key: str) -> RefundView
     return _one_refund(database, Refund.idempotency_key == idempotency_key)
 
 
+def disputes_of(database: peewee.Database, payment_id: int) -> list[DisputeView]:
+    """Return a payment's disputes, oldest first."""
+    query = Dispute.select().where(Dispute.payment_id == payment_id).order_by(Dispute.id)
+    return [_dispute_view(row) for row in query.dicts().execute(database)]
+
+
+def dispute_of_stripe(database: peewee.Database, stripe_dispute_id: str) -> DisputeView | None:
+    """Return the dispute with this id of Stripe's."""
+    query = Dispute.select().where(Dispute.stripe_dispute_id == stripe_dispute_id)
+    return next((_dispute_view(row) for row in query.dicts().execute(database)), None)
+
+
+def disputes_page(database: peewee.Database, *, before_id: int | None = None, limit: int = 50) -> list[DisputeView]:
+    """Return all disputes, newest first, from the one below ``before_id``."""
+    query = Dispute.select().order_by(Dispute.id.desc()).limit(limit)
+    if before_id is not None:
+        query = query.where(Dispute.id < before_id)
+    return [_dispute_view(row) for row in query.dicts().execute(database)]
+
+
 def inbox_page(
     database: peewee.Database,
     *,
@@ -153,6 +220,12 @@ def inbox_event(database: peewee.Database, event_id: str) -> InboxLine | None:
     query = InboxEvent.select(*_INBOX_COLUMNS).where(InboxEvent.event_id == event_id)
     rows = list(query.dicts().execute(database))
     return _inbox_line(rows[0]) if rows else None
+
+
+def inbox_payload(database: peewee.Database, event_id: str) -> str | None:
+    """Return an event's JSON as it came in."""
+    query = InboxEvent.select(InboxEvent.payload).where(InboxEvent.event_id == event_id)
+    return next((row[0] for row in query.tuples().execute(database)), None)
 
 
 _INBOX_COLUMNS: Final = (
@@ -193,11 +266,16 @@ def _payment_view(row: dict[str, Any]) -> PaymentView:
     values["session_id"] = values.pop("stripe_session_id")
     values["status"] = PaymentStatus(values["status"])
     values["livemode"] = bool(values["livemode"])
+    values["allows_discounts"] = bool(values["allows_discounts"])
     return PaymentView(**values)
 
 
 def _refund_view(row: dict[str, Any]) -> RefundView:
     return RefundView(**{**row, "status": RefundStatus(row["status"])})
+
+
+def _dispute_view(row: dict[str, Any]) -> DisputeView:
+    return DisputeView(**{**row, "status": DisputeStatus(row["status"])})
 
 
 def _inbox_line(row: dict[str, Any]) -> InboxLine:

@@ -115,8 +115,7 @@ def _request_refund(tx: Transaction, request: _Request, *, refund_id: int) -> Re
     earlier = refund_of_key(tx.database, request.idempotency_key)
     if earlier is not None:
         return _same_request(earlier, request)
-    live = sum(row.amount_minor for row in refunds_of(tx.database, ours.id) if row.status in LIVE_REFUNDS)
-    left = ours.amount_minor - live
+    left = _left_minor(ours, refunds_of(tx.database, ours.id))
     amount = left if request.amount_minor is None else request.amount_minor
     if amount > left or left <= 0:
         msg = (
@@ -128,6 +127,12 @@ def _request_refund(tx: Transaction, request: _Request, *, refund_id: int) -> Re
     row = refund(tx.database, refund_id)
     assert row is not None  # noqa: S101 - just written
     return row
+
+
+def _left_minor(ours: PaymentView, refunds: list[RefundView]) -> int:
+    """Return what can still be sent back; what a dispute has taken is gone."""
+    live = sum(row.amount_minor for row in refunds if row.status in LIVE_REFUNDS)
+    return ours.whole_minor - live - ours.disputed_minor
 
 
 def _insert_refund(tx: Transaction, request: _Request, *, refund_id: int, amount_minor: int) -> None:

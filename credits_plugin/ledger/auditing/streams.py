@@ -24,7 +24,8 @@ _HOLDS: Final = (
 )
 _LOTS: Final = f"SELECT {LOT_COLUMNS} FROM lot WHERE {_IN_RANGE} ORDER BY account_id, id"
 _PAYMENTS: Final = (
-    "SELECT account_id, id, microcredits, clawed_back, grant_transfer_id, status FROM payment "
+    "SELECT account_id, id, COALESCE(granted_microcredits, microcredits), clawed_back, grant_transfer_id, status "
+    "FROM payment "
     f"WHERE {_IN_RANGE} ORDER BY account_id, id"
 )
 
@@ -34,7 +35,7 @@ class AccountRows(NamedTuple):
 
     ``account``: id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms.
     ``holds``, without settled ones: account id, id, amount, state, id of the transfer that charged it.
-    ``payments``: account id, id, microcredits, clawed_back, grant_transfer_id, status.
+    ``payments``: account id, id, microcredits granted or ordered, clawed_back, grant_transfer_id, status.
     ``references`` maps what a claw-back refers to to its payment. Of the past there is the chain alone.
     """
 
