@@ -4,6 +4,17 @@ It speaks one API version (see `API_VERSION` in `objects.py`), refuses what it d
 shape, and never reaches out to the internet. It is meant for the demo, development and tests; it takes no real money
 and stores no card numbers.
 
+Beside the API and the hosted pages, `Sandbox` has a method for everything that a bank, a buyer or a person at Stripe's
+dashboard does; each takes and returns what Stripe's API would (ids, then the whole object), emits Stripe's events, and
+raises `sandbox.errors.StripeError` when it is too late or impossible. They are plain functions: call them in the event
+loop's thread.
+
+* Disputes: `dispute(charge_id, reason=…, inquiry=False, amount=None)`, `escalate_dispute(dispute_id)`,
+  `close_dispute(dispute_id, won=True)`. Evidence goes through the API.
+* Refunds: `refund(charge_id, amount=None, reason=None)` as from the dashboard, `fail_refund(refund_id)`,
+  `succeed_refund(refund_id)`, `cancel_refund(refund_id)`, `start_refunds_as("pending")`.
+* Webhooks: `set_webhook(url, secret)`, `drain()`, `deliver_pending()`.
+
 This module imports nothing heavy: aiohttp is loaded when a sandbox is created.
 """
 
@@ -11,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from credits_plugin.sandbox.state import State
     from credits_plugin.sandbox.webhooks import Deliveries
 
 __all__ = ["Sandbox", "SandboxSettings", "WebhookEndpoint", "create_sandbox"]
@@ -124,10 +136,52 @@ class Sandbox:
         """Attempt every undelivered event once, now, also those given up; returns how many remain undelivered."""
         return await self._deliveries().deliver_now()
 
-    def _deliveries(self) -> Deliveries:
-        from credits_plugin.sandbox.app import deliveries_of  # noqa: PLC0415 - as in create_sandbox
+    def dispute(
+        self, charge_id: str, *, reason: str = "fraudulent", inquiry: bool = False, amount: int | None = None
+    ) -> dict[str, Any]:
+        """The buyer's bank takes `amount` (minor units, default: what was not refunded) back, or only inquires."""
+        return self._act("dispute", charge=charge_id, reason=reason, inquiry=inquiry, amount=amount)
 
-        return deliveries_of(self._running().app)
+    def escalate_dispute(self, dispute_id: str) -> dict[str, Any]:
+        """An open inquiry becomes a chargeback, and the money goes."""
+        return self._act("escalate_dispute", dispute=dispute_id)
+
+    def close_dispute(self, dispute_id: str, *, won: bool = True) -> dict[str, Any]:
+        """The bank decides; an inquiry is closed either way. A lost dispute can still be won."""
+        return self._act("close_dispute", dispute=dispute_id, won=won)
+
+    def refund(self, charge_id: str, *, amount: int | None = None, reason: str | None = None) -> dict[str, Any]:
+        """Somebody refunds `amount` (minor units, default: what is left) at Stripe's dashboard."""
+        return self._act("refund", charge=charge_id, amount=amount, reason=reason)
+
+    def start_refunds_as(self, status: str) -> None:
+        """Later refunds begin as `pending` or `requires_action`; `succeeded` is the usual."""
+        self._act("start_refunds_as", status=status)
+
+    def succeed_refund(self, refund_id: str) -> dict[str, Any]:
+        """A waiting refund arrives."""
+        return self._act("succeed_refund", refund=refund_id)
+
+    def fail_refund(self, refund_id: str, *, reason: str = "expired_or_canceled_card") -> dict[str, Any]:
+        """The bank sends a refund back, even one that has succeeded."""
+        return self._act("fail_refund", refund=refund_id, reason=reason)
+
+    def cancel_refund(self, refund_id: str) -> dict[str, Any]:
+        """Somebody cancels a refund at the dashboard."""
+        return self._act("cancel_refund", refund=refund_id)
+
+    def _act(self, name: str, **values: Any) -> dict[str, Any]:
+        from credits_plugin.sandbox.actions import act  # noqa: PLC0415 - as in create_sandbox
+
+        return act(self._state(), name, **values)
+
+    def _deliveries(self) -> Deliveries:
+        return self._state().deliveries
+
+    def _state(self) -> State:
+        from credits_plugin.sandbox.app import STATE  # noqa: PLC0415 - as in create_sandbox
+
+        return self._running().app[STATE]
 
     def _running(self) -> web.AppRunner:
         if self._runner is None:

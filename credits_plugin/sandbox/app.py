@@ -12,7 +12,6 @@ from credits_plugin.sandbox import SandboxSettings, pages
 from credits_plugin.sandbox.protocol import Protocol
 from credits_plugin.sandbox.resources import DUE_WORK, ROUTES
 from credits_plugin.sandbox.state import State
-from credits_plugin.sandbox.webhooks import Deliveries
 
 STATE: web.AppKey[State] = web.AppKey("sandbox_state", State)
 
@@ -32,11 +31,6 @@ def create_app(settings: SandboxSettings, *, clock: Callable[[], float] | None) 
     app.add_routes(pages.routes(state))
     app.cleanup_ctx.append(_lifetime)
     return app
-
-
-def deliveries_of(app: web.Application) -> Deliveries:
-    """The webhook deliveries of a sandbox application."""
-    return app[STATE].deliveries
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:

@@ -16,6 +16,10 @@ class Fate(StrEnum):
     SUCCEEDS = "succeeds"
     AVAILABLE_AT_ONCE = "available_at_once"
     REFUND_FAILS = "refund_fails"
+    REFUND_PENDING = "refund_pending"
+    DISPUTED_AS_FRAUD = "disputed_as_fraud"
+    DISPUTED_AS_NOT_RECEIVED = "disputed_as_not_received"
+    INQUIRED = "inquired"
     GENERIC_DECLINE = "generic_decline"
     INSUFFICIENT_FUNDS = "insufficient_funds"
     LOST_CARD = "lost_card"
@@ -80,6 +84,22 @@ TEST_CARDS = (
     ),
     TestCard(
         "4000000000005126", "visa", Fate.REFUND_FAILS, "Succeeds, its refund fails later", ("pm_card_refundFail",)
+    ),
+    TestCard(
+        "4000000000007726", "visa", Fate.REFUND_PENDING, "Succeeds, its refund takes a while",
+        ("pm_card_pendingRefund",),
+    ),
+    TestCard(
+        "4000000000000259", "visa", Fate.DISPUTED_AS_FRAUD, "Succeeds, then is disputed as fraud",
+        ("pm_card_createDispute",),
+    ),
+    TestCard(
+        "4000000000002685", "visa", Fate.DISPUTED_AS_NOT_RECEIVED, "Succeeds, then is disputed as not received",
+        ("pm_card_createDisputeProductNotReceived",),
+    ),
+    TestCard(
+        "4000000000001976", "visa", Fate.INQUIRED, "Succeeds, then the bank inquires",
+        ("pm_card_createDisputeInquiry",),
     ),
     TestCard("5555555555554444", "mastercard", Fate.SUCCEEDS, "Succeeds (Mastercard)", ("pm_card_mastercard",)),
     TestCard("378282246310005", "amex", Fate.SUCCEEDS, "Succeeds (American Express)", ("pm_card_amex",)),

@@ -19,7 +19,7 @@ REFERENCES: dict[str, dict[str, str | None]] = {
     "charge": {
         "customer": "customer", "payment_intent": "payment_intent", "balance_transaction": "balance_transaction",
         "failure_balance_transaction": "balance_transaction", "application": None, "application_fee": None,
-        "on_behalf_of": None, "review": None, "source_transfer": None, "transfer": None,
+        "on_behalf_of": None, "review": None, "source_transfer": None, "transfer": None, "dispute": "dispute",
     },
     "checkout.session": {
         "customer": "customer", "payment_intent": "payment_intent", "invoice": None, "payment_link": None,
@@ -29,6 +29,7 @@ REFERENCES: dict[str, dict[str, str | None]] = {
         "invoice_settings.default_payment_method": "payment_method", "default_source": None, "test_clock": None,
         "discount": None,
     },
+    "dispute": {"charge": "charge", "payment_intent": "payment_intent"},
     "item": {"price": None},
     "payment_intent": {
         "customer": "customer", "latest_charge": "charge", "payment_method": "payment_method", "application": None,
@@ -100,7 +101,7 @@ class _Expansion:
             raise _not_expandable(self.path)
 
     def _load(self, kind: str | None, object_id: str) -> Any:
-        kinds = ("charge", "refund") if kind == "*" else (kind,)
+        kinds = ("charge", "refund", "dispute") if kind == "*" else (kind,)
         found = (self.store.get(candidate, object_id) for candidate in kinds if candidate)
         return next((obj for obj in found if obj is not None), object_id)
 

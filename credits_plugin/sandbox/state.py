@@ -41,17 +41,17 @@ class State:
 
     def call(
         self,
-        base_url: str,
+        base_url: str | None = None,
         *,
         cause: Cause | None = None,
         params: Json | None = None,
         path: Mapping[str, str] | None = None,
     ) -> Call:
-        """A call at the present time; open a transaction around its use."""
+        """A call at the present time; open a transaction around its use. `base_url` defaults to the latest one."""
         return Call(
             store=self.store,
             now=self.now(),
-            base_url=base_url,
+            base_url=base_url or self._base_url,
             merchant_name=self.settings.merchant_name,
             endpoint_ids=self.deliveries.endpoint_ids,
             cause=cause or Cause(),
@@ -67,7 +67,7 @@ class State:
         for job in due:
             with self.store.transaction():
                 self.store.drop("job", job["id"])
-                self._due_work[job["action"]](self.call(self._base_url), job["object_id"])
+                self._due_work[job["action"]](self.call(), job["object_id"])
 
     async def run_clock(self) -> None:
         """Run due work until cancelled; asleep until the next job is due or a new one is added."""

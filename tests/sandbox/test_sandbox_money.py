@@ -171,7 +171,7 @@ async def test_refund_to_card_5126_fails_later_and_the_money_returns(start_sandb
 
 
 async def test_refund_that_fails_later_does_so_without_any_request(start_sandbox, connect, receiver, monkeypatch):
-    monkeypatch.setattr("credits_plugin.sandbox.resources.refunds.FAILS_AFTER_S", 0)
+    monkeypatch.setattr("credits_plugin.sandbox.resources.refund_life.FAILS_AFTER_S", 0)
     sandbox = await start_sandbox(webhook_url=receiver.url)
     api = connect(sandbox).v1
     intent = await api.payment_intents.create_async(PAY | {"payment_method": "pm_card_refundFail"})

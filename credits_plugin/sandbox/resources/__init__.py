@@ -9,11 +9,14 @@ from credits_plugin.sandbox.resources import (
     charges,
     checkout_sessions,
     customers,
+    dispute_life,
+    disputes,
     events,
     payment_intents,
     payment_methods,
     prices,
     products,
+    refund_life,
     refunds,
 )
 from credits_plugin.sandbox.state import DueWork
@@ -23,6 +26,7 @@ ROUTES: tuple[Route, ...] = (
     *charges.ROUTES,
     *checkout_sessions.ROUTES,
     *customers.ROUTES,
+    *disputes.ROUTES,
     *events.ROUTES,
     *payment_intents.ROUTES,
     *payment_methods.ROUTES,
@@ -33,7 +37,11 @@ ROUTES: tuple[Route, ...] = (
 
 DUE_WORK: dict[str, DueWork] = {
     checkout_sessions.EXPIRE: checkout_sessions.expire_due,
-    refunds.FAIL: refunds.fail_due,
+    dispute_life.DECIDE: dispute_life.decide_due,
+    dispute_life.OPEN_BY_CARD: dispute_life.open_due,
+    dispute_life.RUN_OUT: dispute_life.run_out,
+    refund_life.FAIL: refund_life.fail_due,
+    refund_life.SUCCEED: refund_life.succeed_due,
 }
 
 INCLUDABLE |= {**charges.INCLUDABLE, **checkout_sessions.INCLUDABLE, **customers.INCLUDABLE}

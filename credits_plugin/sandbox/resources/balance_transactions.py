@@ -1,4 +1,4 @@
-"""`/v1/balance_transactions`: what charges and refunds do to the merchant's balance."""
+"""`/v1/balance_transactions`: what charges, refunds and disputes do to the merchant's balance."""
 
 from __future__ import annotations
 
@@ -12,9 +12,25 @@ PENDING_S = 6 * DAY_S
 """How long card money stays pending in a young account."""
 
 
+DISPUTE_FEE_MINOR = 1500
+"""Taken with each dispute and given back when it is won, as recorded from Stripe for US accounts."""
+
+_ADJUSTMENTS = {
+    "dispute": ("Chargeback withdrawal for {charge}", DISPUTE_FEE_MINOR),
+    "dispute_reversal": ("Chargeback reversal for {charge}", -DISPUTE_FEE_MINOR),
+}
+"""Kinds that Stripe books under the type `adjustment`: their description and their fee."""
+
+
 def record(call: Call, *, source: Json, amount: int, kind: str, at_once: bool = False) -> Json:
-    """Book `amount` (minor units, negative for money that leaves) of a charge, refund or failed refund."""
-    fee = fee_minor(amount) if kind == "charge" else 0
+    """Book `amount` (minor units, negative for money that leaves).
+
+    `kind` is `charge`, `refund`, `refund_failure`, `dispute` or `dispute_reversal`; it becomes the reporting category.
+    """
+    description, fee = source.get("description"), fee_minor(amount) if kind == "charge" else 0
+    if kind in _ADJUSTMENTS:
+        wording, fee = _ADJUSTMENTS[kind]
+        description = wording.format_map(source)
     transaction: Json = {
         "id": new_id("txn"),
         "object": "balance_transaction",
@@ -23,15 +39,15 @@ def record(call: Call, *, source: Json, amount: int, kind: str, at_once: bool = 
         "balance_type": "payments",
         "created": call.now,
         "currency": source["currency"],
-        "description": source.get("description"),
+        "description": description,
         "exchange_rate": None,
         "fee": fee,
-        "fee_details": _fee_details(fee, source["currency"]),
+        "fee_details": _fee_details(fee, source["currency"], of_dispute=kind in _ADJUSTMENTS),
         "net": amount - fee,
-        "reporting_category": "charge" if kind == "charge" else kind,
+        "reporting_category": kind,
         "source": source["id"],
         "status": "available" if at_once else "pending",
-        "type": kind,
+        "type": "adjustment" if kind in _ADJUSTMENTS else kind,
     }
     return call.save(transaction)
 
@@ -41,12 +57,13 @@ def fee_minor(amount: int) -> int:
     return (amount * 29 + 500) // 1000 + 30
 
 
-def _fee_details(fee: int, currency_code: str) -> list[Json]:
+def _fee_details(fee: int, currency_code: str, *, of_dispute: bool) -> list[Json]:
     if fee == 0:
         return []
+    description = "Dispute fee" if of_dispute else "Stripe processing fees"
     return [
         {
-            "amount": fee, "application": None, "currency": currency_code, "description": "Stripe processing fees",
+            "amount": fee, "application": None, "currency": currency_code, "description": description,
             "type": "stripe_fee",
         }
     ]  # fmt: skip

@@ -24,6 +24,7 @@ from credits_plugin.sandbox.params import (
     url,
 )
 from credits_plugin.sandbox.resources.charges import create_charge, settle
+from credits_plugin.sandbox.resources.dispute_life import schedule_by_card
 from credits_plugin.sandbox.resources.payment_methods import fate_of, method_of
 from credits_plugin.sandbox.store import Json
 
@@ -205,8 +206,9 @@ def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Jso
 
 def book_payment(call: Call, intent: Json) -> None:
     """Give the charge its balance transaction; a moment later (`charge.updated`) where capture is asynchronous."""
-    method = call.fetch("payment_method", intent["payment_method"])
-    settle(call, intent["latest_charge"], fate_of(call, method), announce=intent["capture_method"] == "automatic_async")
+    fate = fate_of(call, call.fetch("payment_method", intent["payment_method"]))
+    charge = settle(call, intent["latest_charge"], fate, announce=intent["capture_method"] == "automatic_async")
+    schedule_by_card(call, charge, fate)
 
 
 def _fail(call: Call, intent: Json, method: Json, decline: Decline) -> StripeError:
@@ -265,8 +267,9 @@ def capture(call: Call) -> Json:
         )
     charge = call.fetch("charge", intent["latest_charge"])
     charge = call.update(charge, {"captured": True, "amount_captured": amount})
-    method = call.fetch("payment_method", intent["payment_method"])
-    charge = settle(call, charge["id"], fate_of(call, method), announce=False)
+    fate = fate_of(call, call.fetch("payment_method", intent["payment_method"]))
+    charge = settle(call, charge["id"], fate, announce=False)
+    schedule_by_card(call, charge, fate)
     call.emit("charge.captured", charge)
     intent = call.update(intent, {"amount_capturable": 0, "amount_received": amount, "status": "succeeded"})
     call.emit("payment_intent.succeeded", intent)
