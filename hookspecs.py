@@ -194,6 +194,24 @@ class CreditEvent:
     data: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class RefundProposal:
+    """A refund that an operator asks for: money in minor units, and the credits that it takes back.
+
+    ``unspent_microcredits`` is what is left of the credits that the payment bought; less than ``microcredits`` means
+    that spent credits would be refunded and leave a debt.
+    """
+
+    account_id: str
+    payment_id: str
+    amount_minor: int
+    currency: str
+    microcredits: int
+    unspent_microcredits: int
+    reason: str
+    actor: str
+
+
 class CreditsSpecs:
     """The hooks. ``pm.add_hookspecs(CreditsSpecs)`` makes a host's plugin manager know them."""
 
@@ -212,6 +230,16 @@ class CreditsSpecs:
     @hookspec(firstresult=True)
     def estimate_ai_request(self, request: AIRequest) -> Awaitable[Estimate | None] | Estimate | None:
         """Override the built-in estimate of a request; None leaves it to the next plugin, then to the built-in."""
+
+    @hookspec(firstresult=True)
+    def refund_policy(self, proposal: RefundProposal) -> Awaitable[str | None] | str | None:
+        """Say why a refund must not be made; None from every plugin allows it. Asked before money moves."""
+
+    @hookspec(firstresult=True)
+    def dispute_evidence(
+        self, account_id: str, payment_id: str
+    ) -> Awaitable[Mapping[str, Any] | None] | Mapping[str, Any] | None:
+        """Return what the host knows of a disputed buyer (sign-ins, addresses, e-mails), JSON-able, for the bank."""
 
     @hookspec
     def provide_web_app(self) -> web.Application | None:
@@ -235,6 +263,8 @@ ASYNC_HOOKS: Final = (
     "before_ai_request",
     "after_ai_request",
     "estimate_ai_request",
+    "refund_policy",
+    "dispute_evidence",
     "on_credit_event",
 )
 """Hooks whose implementations may be ``async def``; call them through :class:`HookCaller`, never directly."""
@@ -296,6 +326,24 @@ class HookCaller:
         """Return the first account that a plugin names, or None. An exception propagates to a 500, never to access."""
         answer: str | None = await self._first("resolve_account", {"http_request": http_request})
         return answer
+
+    async def refund_policy(self, proposal: RefundProposal) -> str | None:
+        """Return why the refund must not be made, or None. A policy that raises or answers nonsense refuses."""
+        try:
+            answer = await self._first("refund_policy", {"proposal": proposal})
+        except Exception:  # whatever a policy raises, the money must not go
+            logger.exception("refund_policy failed; refusing")
+            return "the refund policy failed; see the log"
+        return answer if answer is None or isinstance(answer, str) else "the refund policy gave no readable answer"
+
+    async def dispute_evidence(self, account_id: str, payment_id: str) -> Mapping[str, Any]:
+        """Return what the first plugin knows of the buyer; a failure is logged, and the evidence goes without it."""
+        try:
+            answer = await self._first("dispute_evidence", {"account_id": account_id, "payment_id": payment_id})
+        except Exception:  # a foreign plugin may raise anything, and the deadline of a dispute does not wait for it
+            logger.exception("dispute_evidence failed; the file is made without it")
+            return {"missing": "the host's dispute_evidence hook failed; see its log"}
+        return answer or {}
 
     async def on_credit_event(self, event: CreditEvent) -> None:
         """Tell every plugin.

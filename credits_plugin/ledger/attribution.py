@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import peewee
 
+from hookspecs import Usage
+
 from ..errors import InvalidValue, NotFound
 from .auditing.starts import ChainStart, chain_start
 from .entries import CLAW_BACKS, INCOMING, Code, LotState
@@ -20,6 +22,7 @@ from .ids import id_time_ms
 from .replay import LotReplay, Movement, Share, Use
 from .snapshots import Snapshot, snapshot
 
+_CHUNK: Final = 500
 LOT_COLUMNS: Final = "id, account_id, priority, expires_at_ms, amount, remaining, payment_id, expired"
 
 
@@ -69,6 +72,40 @@ class LotReport:
     expired: int
     rolled_over: int
     remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaidUsage:
+    """One AI request as far as a payment's credits paid for it. ``request_id`` is the host's, where it gave one."""
+
+    transfer_id: int
+    at_ms: int
+    microcredits: int
+    model: str
+    usage: Usage
+    request_id: str | None
+
+
+def usage_paid_by(database: peewee.Database, account_id: int, payment_id: int) -> list[PaidUsage]:
+    """Return the requests that the credits of one payment paid for, oldest first, also those that left a debt first.
+
+    Raises:
+        NotFound: the account does not exist, or its oldest transfers were archived.
+    """
+    paid: Counter[int] = Counter()
+    with snapshot(database) as rows:
+        account = _account(rows, account_id)
+        lots = _lots(rows, account_id)
+        mine = {lot.id for lot in lots.values() if lot.payment_id == payment_id}
+
+        def count(share: Share) -> None:
+            if share.use is Use.SPENT and share.lot_id in mine:
+                paid[share.transfer_id] += share.amount
+
+        replay = LotReplay(lots, on_share=count)
+        for movement in _movements(rows, account_id, account[1], every=True):
+            replay.apply(movement)
+        return [_paid_usage(row, paid[row[0]]) for row in _usage_rows(rows, account_id, sorted(paid))]
 
 
 def paid_by(database: peewee.Database, account_id: int, transfer_id: int) -> PaidBy:
@@ -185,15 +222,33 @@ def _lots(rows: Snapshot, account_id: int) -> dict[int, LotState]:
     return {row[0]: LotState(*row) for row in found}
 
 
-def _movements(rows: Snapshot, account_id: int, last_id: int, *, wanted: int = 0) -> Iterator[Movement]:
-    """Walk the chain back from its head; yield what concerns lots, oldest first."""
+def _usage_rows(rows: Snapshot, account_id: int, ids: list[int]) -> Iterator[Any]:
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        yield from rows.rows(
+            "SELECT t.id, t.at_ms, p.model, t.reference, t.input, t.cache_read, t.cache_write, t.output, t.reasoning "
+            "FROM transfer t LEFT JOIN price_version p ON p.id = t.price_version "
+            f"WHERE t.account_id = %s AND t.id IN ({', '.join(['%s'] * len(chunk))}) ORDER BY t.id",
+            [account_id, *chunk],
+        )
+
+
+def _paid_usage(row: Any, microcredits: int) -> PaidUsage:
+    identifier, at_ms, model, reference, *tokens = row
+    return PaidUsage(identifier, at_ms, microcredits, model or "", Usage(*(count or 0 for count in tokens)), reference)
+
+
+def _movements(
+    rows: Snapshot, account_id: int, last_id: int, *, wanted: int = 0, every: bool = False
+) -> Iterator[Movement]:
+    """Walk the chain back from its head; yield what concerns lots, oldest first; ``every`` also yields all usage."""
     payments = {row[1]: row[2] for row in claw_back_references(rows, "account_id = %s", [account_id])}
     sql = (
         "WITH RECURSIVE chain(id, previous_id, seq, code, amount, balance_after, at_ms, reference) AS ("
         f"SELECT {_LINK} FROM transfer link WHERE link.account_id = %s AND link.id = %s "
         f"UNION ALL SELECT {_LINK} FROM chain c JOIN transfer link ON link.id = c.previous_id "
         "AND link.account_id = %s) SELECT id, code, amount, balance_after, at_ms, reference FROM chain "
-        f"WHERE code <> {int(Code.USAGE)} OR balance_after < 0 OR id = %s ORDER BY seq"
+        f"WHERE {'1 = 1 OR ' if every else ''}code <> {int(Code.USAGE)} OR balance_after < 0 OR id = %s ORDER BY seq"
     )
     for row in rows.stream(sql, [account_id, last_id, account_id, wanted]):
         yield Movement._make((*row, payments.get(row[5]) if row[1] in CLAW_BACKS else None))

@@ -34,10 +34,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is left to do for an event: a unit of work on the account it concerns, if there is one."""
+    """What is left to do for an event: a unit of work on the account and payment it concerns, if there are any."""
 
     run: Callable[[Transaction], Verdict]
     account_id: int | None = None
+    payment_id: int | None = None
 
 
 Settle: TypeAlias = Callable[[Transaction], Fulfilment]
@@ -73,7 +74,7 @@ async def _plan_session(shop: Shop, event: StripeEvent) -> Plan:
         return _end(InboxStatus.QUARANTINED if claimed else InboxStatus.IGNORED, order.problem)
     unpaid = _UNPAID.get(event.type) or state_of_unpaid(order.session)
     step = await _session_step(shop, order.payment, order.session, unpaid=unpaid)
-    return Plan(lambda tx: _verdict(step(tx)), order.payment.account_id)
+    return Plan(lambda tx: _verdict(step(tx)), order.payment.account_id, order.payment.id)
 
 
 async def _plan_intent(shop: Shop, event: StripeEvent) -> Plan:
@@ -161,7 +162,7 @@ def _after_settling(
             return _verdict(fulfilment)
         return work(tx, fulfilment)
 
-    return Plan(run, ours.account_id)
+    return Plan(run, ours.account_id, ours.id)
 
 
 def _merge(tx: Transaction, payment_id: int, refunds: list[RefundResult], fulfilment: Fulfilment | None) -> Verdict:
