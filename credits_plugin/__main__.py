@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .cli import audit, bench, demo, disputes, events, moving, schema
+from .cli import audit, bench, demo, disputes, events, lots, moving, schema
 from .errors import CreditsError
 
 # In the order of `credits --help`.
-GROUPS = (demo, schema, audit, events, disputes, moving, bench)
+GROUPS = (demo, schema, audit, lots, events, disputes, moving, bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

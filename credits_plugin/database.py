@@ -228,7 +228,9 @@ def require_current_schema(database: Database) -> None:
     pending = _status(database).pending
     if pending:
         missing = ", ".join(pending)
-        msg = f"database {database.name} lacks {missing}: stop the hosts, back it up and run `credits migrate`"
+        msg = (
+            f"database {database.name} lacks {missing}: back it up and run `credits migrate`; hosts that run may go on"
+        )
         raise DatabaseError(msg)
 
 

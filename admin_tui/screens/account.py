@@ -9,8 +9,11 @@ from textual.containers import Horizontal
 from textual.events import Resize
 from textual.widget import Widget
 
+from credits_plugin.errors import CreditsError
 from credits_plugin.ledger import queries
+from credits_plugin.ledger.attribution import paid_by
 from credits_plugin.ledger.queries import TransferLine
+from credits_plugin.payments.queries import payments_by_id
 
 from .. import sources
 from ..actions import Where, bindings
@@ -30,12 +33,13 @@ from .account_panels import (
 )
 from .base import TableScreen
 from .columns import transfer_columns
-from .details import DetailsDialog, transfer_fields
+from .details import DetailsDialog, Field, payer_fields, transfer_fields
 from .payments import PaymentsScreen
 
 _WIDE = 118
 _HIGH = 30
 _HOLDS = 100
+_DETAILS = "details"
 
 
 class AccountScreen(TableScreen[TransferLine]):
@@ -88,9 +92,22 @@ class AccountScreen(TableScreen[TransferLine]):
         self.set_class(event.size.width < _WIDE or event.size.height < _HIGH, "-slim")
 
     def choose(self, row: TransferLine) -> None:
-        """Show everything about a transfer."""
+        """Show everything about a transfer, also which lots and payments paid for it."""
+        self.begin(self._show_details(row), group=_DETAILS)
+
+    async def _show_details(self, row: TransferLine) -> None:
         fields = list(transfer_fields(row, external_id=self._external_id))
-        self.app.push_screen(DetailsDialog(f"Transfer no. {row.seq:,}", fields))
+        if row.amount < 0:
+            fields += await self.backend.read(lambda database: self._payers(database, row.id))
+        if self.is_current:
+            self.app.push_screen(DetailsDialog(f"Transfer no. {row.seq:,}", fields))
+
+    def _payers(self, database: peewee.Database, transfer_id: int) -> list[Field]:
+        try:
+            answer = paid_by(database, self._account_id, transfer_id)
+        except CreditsError as error:  # archived, or a broken chain: the rest of the details is worth showing
+            return [("paid by", error.message)]
+        return list(payer_fields(answer, payments_by_id(database, (share.payment_id for share in answer.shares))))
 
     def action_payments(self) -> None:
         """Show the customer's payments."""

@@ -156,7 +156,7 @@ def _lot_line(lot: LotLine, at_ms: int) -> Line:
     return [
         Cell(f"{credits_text(lot.remaining)} "),
         *([_expiry(lot.expires_at_ms, at_ms), Cell(" ")] if lot.expires_at_ms is not None else []),
-        Cell(name, Tone.MUTED),
+        Cell(f"{name} {lot.reference}" if lot.reference and lot.payment_id is not None else name, Tone.MUTED),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -13,10 +13,11 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
+from credits_plugin.ledger.attribution import PaidBy
 from credits_plugin.ledger.entries import SYSTEM_ACCOUNTS
 from credits_plugin.ledger.queries import TransferLine
 from credits_plugin.money import format_money
-from credits_plugin.payments.queries import InboxLine, RefundView
+from credits_plugin.payments.queries import InboxLine, PaymentView, RefundView
 
 from ..formats import NOTHING, code_text, credits_text, full_time_text, signed_credits
 from ..safe_text import safe_text
@@ -65,6 +66,18 @@ def transfer_fields(line: TransferLine, *, external_id: str) -> Iterator[Field]:
         yield "model", line.model or "unknown"
         for name in ("input", "cache_read", "cache_write", "output", "reasoning"):
             yield name.replace("_", " "), f"{getattr(line.usage, name):,} tokens"
+
+
+def payer_fields(answer: PaidBy, payments: Mapping[int, PaymentView]) -> Iterator[Field]:
+    """Yield the lots that a transfer took its credits from, with the payment behind each, and what is still owed."""
+    for share in answer.shares:
+        payment = payments.get(share.payment_id or 0)
+        lot = f"lot {share.lot_id}"
+        if payment is not None:
+            lot = f"{payment.package_name}, {payment.payment_intent_id or payment.session_id or payment.id}, {lot}"
+        yield "paid by", f"{credits_text(share.microcredits)} of {lot}"
+    if answer.owed:
+        yield "owed", f"{credits_text(answer.owed)}: what comes in next repays it"
 
 
 def event_fields(line: InboxLine) -> Iterator[Field]:

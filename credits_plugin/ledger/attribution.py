@@ -7,7 +7,7 @@ once inside the database, about a microsecond a transfer; usage is summed there,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import peewee
 
 from hookspecs import Usage
 
-from ..errors import InvalidValue, NotFound
+from ..errors import DatabaseError, InvalidValue, NotFound
 from .auditing.starts import ChainStart, chain_start
 from .entries import CLAW_BACKS, INCOMING, Code, LotState
 from .ids import id_time_ms
@@ -91,10 +91,10 @@ def usage_paid_by(database: peewee.Database, account_id: int, payment_id: int) -
 
     Raises:
         NotFound: the account does not exist, or its oldest transfers were archived.
+        DatabaseError: the account's chain is broken; the audit says where.
     """
     paid: Counter[int] = Counter()
     with snapshot(database) as rows:
-        account = _account(rows, account_id)
         lots = _lots(rows, account_id)
         mine = {lot.id for lot in lots.values() if lot.payment_id == payment_id}
 
@@ -102,9 +102,7 @@ def usage_paid_by(database: peewee.Database, account_id: int, payment_id: int) -
             if share.use is Use.SPENT and share.lot_id in mine:
                 paid[share.transfer_id] += share.amount
 
-        replay = LotReplay(lots, on_share=count)
-        for movement in _movements(rows, account_id, account[1], every=True):
-            replay.apply(movement)
+        _replay(rows, account_id, LotReplay(lots, on_share=count), on_movement=_ignore, every=True)
         return [_paid_usage(row, paid[row[0]]) for row in _usage_rows(rows, account_id, sorted(paid))]
 
 
@@ -114,20 +112,22 @@ def paid_by(database: peewee.Database, account_id: int, transfer_id: int) -> Pai
     Raises:
         NotFound: the account has no such transfer, or its oldest transfers were archived.
         InvalidValue: the transfer brought credits in.
+        DatabaseError: the account's chain is broken; the audit says where.
     """
     shares: list[Share] = []
+    found: list[Movement] = []
+
+    def look(movement: Movement) -> None:
+        if movement.id == transfer_id:
+            found.append(movement)
+
     with snapshot(database) as rows:
-        account = _account(rows, account_id)
         lots = _lots(rows, account_id)
-        replay = LotReplay(lots, on_share=shares.append)
-        wanted = None
-        for movement in _movements(rows, account_id, account[1], wanted=transfer_id):
-            if movement.id == transfer_id:
-                wanted = movement
-            replay.apply(movement)
-    if wanted is None:
+        _replay(rows, account_id, LotReplay(lots, on_share=shares.append), wanted=transfer_id, on_movement=look)
+    if not found:
         msg = f"the account has no transfer {transfer_id}"
         raise NotFound(msg)
+    wanted = found[0]
     if wanted.code in INCOMING:
         msg = f"transfer {transfer_id} brought credits in: it is a lot itself"
         raise InvalidValue(msg)
@@ -140,11 +140,33 @@ def paid_by(database: peewee.Database, account_id: int, transfer_id: int) -> Pai
     return PaidBy(transfer_id, account_id, Code(wanted.code), wanted.amount, tuple(mine), owed)
 
 
+def charges_named(database: peewee.Database, account_id: int, name: str) -> list[int]:
+    """Return the transfer whose id is ``name``, else those that charged the request with that id, oldest first.
+
+    More than one where the host used a request id again after its hold was purged.
+
+    Raises:
+        NotFound: there is no such account, or no such transfer.
+    """
+    transfer_id = int(name) if name.isdecimal() and len(name) <= _DIGITS else 0
+    with snapshot(database) as rows:
+        _, last_id, _ = _account(rows, account_id)
+        sql = (
+            f"{_CHAIN} SELECT id FROM chain WHERE id = %s OR (code = {int(Code.USAGE)} AND reference = %s) ORDER BY seq"
+        )
+        found = [int(row[0]) for row in rows.stream(sql, [account_id, last_id, account_id, transfer_id, name])]
+    if not found:
+        msg = f"no transfer of this account has the id {name!r:.80}, and no request with that id was charged to it"
+        raise NotFound(msg)
+    return [transfer_id] if transfer_id in found else found
+
+
 def lot_reports(database: peewee.Database, account_id: int) -> list[LotReport]:
     """Return what became of every lot that the account was ever granted, oldest first.
 
     Raises:
         NotFound: the account does not exist, or its oldest transfers were archived.
+        DatabaseError: the account's chain is broken; the audit says where.
     """
     uses: Counter[tuple[int, Use]] = Counter()
     codes: dict[int, Code] = {}
@@ -152,15 +174,13 @@ def lot_reports(database: peewee.Database, account_id: int) -> list[LotReport]:
     def count(share: Share) -> None:
         uses[share.lot_id, share.use] += share.amount
 
+    def note(movement: Movement) -> None:
+        codes[movement.id] = Code(movement.code)
+
     with snapshot(database) as rows:
-        account = _account(rows, account_id)
         stored = _lots(rows, account_id)
         replay = LotReplay(stored, on_share=count)
-        for movement in _movements(rows, account_id, account[1]):
-            if movement.code in INCOMING:
-                codes[movement.id] = Code(movement.code)
-            replay.apply(movement)
-        replay.spend_down(account[0])
+        _replay(rows, account_id, replay, on_movement=note)
     return [_report(lot, codes[lot.id], stored.get(lot.id, lot), uses) for lot in replay.lots.values()]
 
 
@@ -202,24 +222,32 @@ def _report(lot: LotState, code: Code, stored: LotState, uses: Counter[tuple[int
     )
 
 
-def _account(rows: Snapshot, account_id: int) -> tuple[int, int]:
-    """Return (balance, id of the last transfer)."""
-    found = rows.rows("SELECT balance, last_transfer_id FROM account WHERE id = %s", [account_id])
+def _account(rows: Snapshot, account_id: int) -> tuple[int, int, int]:
+    """Return (balance, id of the last transfer, number of transfers)."""
+    found = rows.rows("SELECT balance, last_transfer_id, seq FROM account WHERE id = %s", [account_id])
     if not found:
         msg = "there is no such account"
         raise NotFound(msg)
+    balance, last_id, seq = found[0]
+    return int(balance), int(last_id), int(seq)
+
+
+def _require_whole(rows: Snapshot, account_id: int) -> None:
     start = chain_start(rows, account_id)
     if start != ChainStart():
         msg = (
             f"the account's first {start.seq} transfers were archived, so its lots cannot be followed from their start"
         )
         raise NotFound(msg)
-    return int(found[0][0]), int(found[0][1])
 
 
 def _lots(rows: Snapshot, account_id: int) -> dict[int, LotState]:
     found = rows.rows(f"SELECT {LOT_COLUMNS} FROM lot WHERE account_id = %s", [account_id])
     return {row[0]: LotState(*row) for row in found}
+
+
+def _ignore(movement: Movement) -> None:
+    """Take notice of nothing: the shares tell what is asked."""
 
 
 def _usage_rows(rows: Snapshot, account_id: int, ids: list[int]) -> Iterator[Any]:
@@ -238,22 +266,49 @@ def _paid_usage(row: Any, microcredits: int) -> PaidUsage:
     return PaidUsage(identifier, at_ms, microcredits, model or "", Usage(*(count or 0 for count in tokens)), reference)
 
 
-def _movements(
-    rows: Snapshot, account_id: int, last_id: int, *, wanted: int = 0, every: bool = False
-) -> Iterator[Movement]:
-    """Walk the chain back from its head; yield what concerns lots, oldest first; ``every`` also yields all usage."""
+def _replay(
+    rows: Snapshot,
+    account_id: int,
+    replay: LotReplay,
+    *,
+    on_movement: Callable[[Movement], None],
+    wanted: int = 0,
+    every: bool = False,
+) -> None:
+    """Walk the chain back from its head and replay what concerns lots, oldest first; ``every``: also all usage.
+
+    Raises:
+        NotFound: there is no such account, or its oldest transfers were archived.
+        DatabaseError: the chain has a gap, or its lots do not follow from it: any answer would be a guess.
+    """
+    balance, last_id, seq = _account(rows, account_id)
+    _require_whole(rows, account_id)
     payments = {row[1]: row[2] for row in claw_back_references(rows, "account_id = %s", [account_id])}
     sql = (
-        "WITH RECURSIVE chain(id, previous_id, seq, code, amount, balance_after, at_ms, reference) AS ("
-        f"SELECT {_LINK} FROM transfer link WHERE link.account_id = %s AND link.id = %s "
-        f"UNION ALL SELECT {_LINK} FROM chain c JOIN transfer link ON link.id = c.previous_id "
-        "AND link.account_id = %s) SELECT id, code, amount, balance_after, at_ms, reference FROM chain "
+        f"{_CHAIN} SELECT seq, id, code, amount, balance_after, at_ms, reference FROM chain "
         f"WHERE {'1 = 1 OR ' if every else ''}code <> {int(Code.USAGE)} OR balance_after < 0 OR id = %s ORDER BY seq"
     )
-    for row in rows.stream(sql, [account_id, last_id, account_id, wanted]):
-        yield Movement._make((*row, payments.get(row[5]) if row[1] in CLAW_BACKS else None))
+    first = 0
+    for place, *link in rows.stream(sql, [account_id, last_id, account_id, wanted]):
+        first = first or place
+        movement = Movement._make((*link, payments.get(link[5]) if link[1] in CLAW_BACKS else None))
+        on_movement(movement)
+        replay.apply(movement)
+    replay.spend_down(balance)
+    # A chain's first transfer is a grant or leaves a debt, so it is always among these.
+    if first != min(seq, 1) or replay.problems:
+        msg = "the account's chain does not account for its lots, so no answer would be right: run `credits audit`"
+        raise DatabaseError(msg)
 
 
+_DIGITS: Final = 18
 _LINK: Final = (
     "link.id, link.previous_id, link.seq, link.code, link.amount, link.balance_after, link.at_ms, link.reference"
 )
+_CHAIN: Final = (
+    "WITH RECURSIVE chain(id, previous_id, seq, code, amount, balance_after, at_ms, reference) AS ("
+    f"SELECT {_LINK} FROM transfer link WHERE link.account_id = %s AND link.id = %s "
+    f"UNION ALL SELECT {_LINK} FROM chain c JOIN transfer link ON link.id = c.previous_id "
+    "AND link.account_id = %s AND link.seq < c.seq)"
+)
+"""An account's chain, back from a transfer. Seqs fall, so a forged ring of links ends too."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import peewee
 
 from ..database import Database
 from ..errors import InvalidValue
@@ -21,7 +23,7 @@ from .auditing.report import MAX_FINDINGS, AuditReport, Finding
 from .auditing.streams import accounts_of
 from .snapshots import Snapshot
 
-__all__ = ["MAX_FINDINGS", "AccountAt", "AuditReport", "Finding", "audit"]
+__all__ = ["MAX_FINDINGS", "AccountAt", "AuditReport", "Finding", "audit", "audit_uncommitted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +67,36 @@ def audit(
         report = load_checkpoint(checkpoint, database, as_of_ms=as_of_ms) or report
     start = next((key for key in (report.next_account, from_account) if key is not None), FIRST_KEY)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    ranges = account_ranges(database.reader, start=start, transfers=transfers_per_range)
-    with contextlib.closing(database.reader), contextlib.closing(ranges):
-        for rows, bounds in ranges:
-            _audit_range(report, rows, bounds, on_account)
-            report.next_account = bounds[1] + 1 if bounds[1] < LAST_KEY else None
+    with contextlib.closing(database.reader):
+        for _ in _audit_ranges(report, database.reader, start, transfers_per_range, on_account):
             if checkpoint is not None:
                 save_checkpoint(checkpoint, database, report)
             if deadline is not None and time.monotonic() >= deadline:
                 break
     return report
+
+
+def audit_uncommitted(database: Database) -> AuditReport:
+    """Check what the calling thread's open transaction on ``database.primary`` would commit."""
+    report = AuditReport()
+    for _ in _audit_ranges(report, database.primary, FIRST_KEY, TRANSFERS_PER_RANGE, None):
+        pass
+    return report
+
+
+def _audit_ranges(
+    report: AuditReport,
+    reading: peewee.Database,
+    start: int,
+    transfers: int,
+    on_account: Callable[[AccountAt], None] | None,
+) -> Iterator[None]:
+    """Audit one range after the other; yields after each, when the report tells how far it came."""
+    with contextlib.closing(account_ranges(reading, start=start, transfers=transfers)) as ranges:
+        for rows, bounds in ranges:
+            _audit_range(report, rows, bounds, on_account)
+            report.next_account = bounds[1] + 1 if bounds[1] < LAST_KEY else None
+            yield
 
 
 def _audit_range(

@@ -7,7 +7,7 @@ times Unix milliseconds. Indexes are named where a query stands on one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -151,6 +151,14 @@ def accounts_page(
         [*parameters, limit],
     )
     return [_balance(row) for row in rows]
+
+
+def account_names(database: peewee.Database, account_ids: Iterable[int]) -> dict[int, str]:
+    """Return the external ids of those accounts that have a row; at most some thousands at once."""
+    wanted = sorted(set(account_ids))
+    marks = ", ".join(["%s"] * len(wanted))
+    sql = f"SELECT id, external_id FROM account WHERE id IN ({marks})"
+    return dict(select(database, sql, wanted)) if wanted else {}
 
 
 def account_transfers(

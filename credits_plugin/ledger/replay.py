@@ -106,6 +106,8 @@ class LotReplay:
 
     def spend_down(self, balance: int) -> None:
         """Attribute the usage that was left out, down to ``balance``."""
+        if balance > self.balance:
+            self.problems.append(f"{balance - self.balance} microcredits came in without a transfer")
         missing = self._take(self._order, self.balance - balance, transfer_id=_SEVERAL, use=Use.SPENT)
         if missing:
             self._debts.append(_Debt(_SEVERAL, Use.SPENT, missing))

@@ -37,8 +37,12 @@ class Snapshot:
 
 @contextlib.contextmanager
 def snapshot(database: peewee.Database) -> Iterator[Snapshot]:
-    """Open a snapshot on the calling thread's connection, which must be in no transaction."""
+    """Open a snapshot on the calling thread's connection. A transaction that is open there serves as one, and stays."""
     database.connect(reuse_if_open=True)
+    if database.in_transaction():
+        with contextlib.ExitStack() as cursors:
+            yield Snapshot(database, cursors)
+        return
     on_server = database.param == "%s"
     database.connection().execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if on_server else "BEGIN")
     try:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -135,6 +136,15 @@ class InboxLine:
 def payment(database: peewee.Database, payment_id: int) -> PaymentView | None:
     """Return one payment."""
     return _one_payment(database, Payment.id == payment_id)
+
+
+def payments_by_id(database: peewee.Database, payment_ids: Iterable[int | None]) -> dict[int, PaymentView]:
+    """Return the payments with these ids; None and unknown ids have none. Some thousands at once, at most."""
+    wanted = sorted({payment_id for payment_id in payment_ids if payment_id is not None})
+    if not wanted:
+        return {}
+    rows = _payments(Payment.id.in_(wanted)).dicts().execute(database)
+    return {view.id: view for view in map(_payment_view, rows)}
 
 
 def payment_of_session(database: peewee.Database, session_id: str) -> PaymentView | None:

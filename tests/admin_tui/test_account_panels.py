@@ -73,7 +73,7 @@ def test_a_hold_past_its_time_is_called_stale():
 
 
 def test_lots_and_slim_lines():
-    assert texts(lot_lines(FACTS)) == ["70 in 2d purchase"]
+    assert texts(lot_lines(FACTS)) == ["70 in 2d purchase pi_1"]
     slim = texts(slim_lines(FACTS))
     assert slim[0] == "available 50  held 20  balance 70"
     assert slim[1] == "✓ adds up  +100 purchase  \N{MINUS SIGN}30 usage"

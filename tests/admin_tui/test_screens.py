@@ -11,6 +11,7 @@ from admin_tui.backend import Backend, open_backend
 from admin_tui.screens.account import AccountScreen
 from admin_tui.screens.accounts import AccountsScreen
 from admin_tui.screens.payment import PaymentScreen
+from credits_plugin import Usage
 from credits_plugin.database import migrate, open_database
 from credits_plugin.ledger import keysets
 from credits_plugin.ledger.entries import Code
@@ -71,6 +72,22 @@ async def test_enter_shows_everything_about_a_transfer_and_escape_goes_back_but_
         await screen.press("escape", "escape", "escape")
         assert isinstance(screen.app.screen, AccountsScreen)
         assert screen.app.is_running
+
+
+async def test_a_transfers_details_say_which_purchase_paid_for_it(open_screen: Opener, settings: Settings):
+    with shop_on(settings.database_url, now=NOW + 1) as shop:
+        shop.use("usr_carla", 200 * CREDIT, Usage(input=1))  # more than the promotion has left
+    async with open_screen("enter", customer=CARLA) as screen:
+        assert "paid by      160.076686 of lot " in screen.text
+        assert "paid by      39.923314 of Starter, pi_3Q000100, lot " in screen.text
+
+
+async def test_details_are_shown_although_nobody_can_say_who_paid(open_screen: Opener, settings: Settings):
+    with shop_on(settings.database_url, now=NOW + 1) as shop:
+        shop.database.execute_sql("DELETE FROM transfer WHERE seq = 5")
+    async with open_screen("enter", customer=CARLA) as screen:
+        assert "re_3Q000001" in screen.text
+        assert "run `credits audit`" in " ".join(screen.text.split())
 
 
 async def test_any_row_of_a_long_ledger_is_reached_at_once(open_screen: Opener, settings: Settings):

@@ -31,9 +31,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_version_and_help_name_every_command():
     assert __version__ in run("--version").stdout
     shown = run("--help").stdout
-    assert all(
-        command in shown for command in ("demo", "sandbox", "migrate", "audit", "copy", "backup", "restore", "bench")
-    )
+    commands = "demo sandbox migrate audit heads lots paid-by copy backup restore bench".split()
+    assert [command for command in commands if f"\n    {command}" not in shown] == []
 
 
 def test_migrate_makes_the_schema_and_audit_finds_it_clean(database_url: str):

@@ -47,11 +47,11 @@ class Story:
     async def grant(self, amount, **terms) -> int:
         return await self.post(Code.PROMOTION, amount, **terms)
 
-    async def buy(self, amount, *, payment_id, at=0) -> int:
-        """A purchase with its payment row, as our side of Stripe writes it."""
-        grant = await self.post(Code.PURCHASE, amount, at=at, payment_id=payment_id)
+    async def buy(self, amount, *, payment_id, at=0, expires=None) -> int:
+        """A purchase with its payment row, as our side of Stripe writes it; a cent buys a microcredit."""
+        grant = await self.post(Code.PURCHASE, amount, at=at, payment_id=payment_id, expires=expires)
         row = {"id": payment_id, "account_id": KEY, "microcredits": amount, "grant_transfer_id": grant}
-        row |= {"status": "paid", "package_id": 1, "package_name": "p", "amount_minor": 1, "currency": "eur"}
+        row |= {"status": "paid", "package_id": 1, "package_name": "p", "amount_minor": amount, "currency": "eur"}
         row |= {"livemode": 0, "created_at_ms": 0, "updated_at_ms": 0, "idempotency_key": str(payment_id)}
         await self.writer.work((), lambda tx: Payment.insert(row).execute(tx.database))
         return grant
@@ -59,11 +59,13 @@ class Story:
     async def refund(self, amount, *, payment_id) -> int:
         row = {"id": new_id(), "payment_id": payment_id, "account_id": KEY, "reason": "", "actor": "stripe"}
         row |= {"stripe_refund_id": f"re_{payment_id}", "idempotency_key": str(new_id()), "status": "succeeded"}
-        row |= {"amount_minor": 1, "currency": "eur", "created_at_ms": 0, "updated_at_ms": 0}
+        row |= {"amount_minor": amount, "currency": "eur", "created_at_ms": 0, "updated_at_ms": 0}
 
         def write(tx):
             Refund.insert(row).execute(tx.database)
-            Payment.update(clawed_back=amount).where(Payment.id == payment_id).execute(tx.database)
+            Payment.update(clawed_back=amount, refunded_minor=amount).where(Payment.id == payment_id).execute(
+                tx.database
+            )
 
         await self.writer.work((), write)
         return await self.post(Code.REFUND, amount, payment_id=payment_id, reference=f"re_{payment_id}")
@@ -251,13 +253,10 @@ async def test_a_rollover_that_is_repeated_moves_nothing_twice(story: Story, dat
 
 
 async def test_rolled_over_credits_remember_their_purchase(story: Story, database: Database):
-    payment = 11
-    transfer_id, terms = new_id(), LotTerms(expires_at_ms=START + 1_000)
-    command = PostTransfer(KEY, ANNA, transfer_id, Code.ADJUSTMENT_IN, 100, START, None, payment, terms)
-    await story.writer.execute(command)
-    await story.roll(transfer_id, at=1, to=None)
+    bought = await story.buy(100, payment_id=11, expires=1_000)
+    await story.roll(bought, at=1, to=None)
     request = await story.use(10)
-    assert [share.payment_id for share in paid_by(database.reader, KEY, request).shares] == [payment]
+    assert [share.payment_id for share in paid_by(database.reader, KEY, request).shares] == [11]
 
 
 async def test_a_due_lot_carries_nothing_over_whether_it_was_swept_or_not(story: Story, database: Database):

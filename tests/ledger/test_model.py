@@ -103,6 +103,7 @@ class Life(RuleBasedStateMachine):
         self.clock = STARTED_MS
         self.pending, self.sent = [], []
         self.holds, self.payments, self.clawed, self.refunds, self.lots = [], [], {}, [], []
+        self.refunded = {}
 
     @initialize(amounts=st.tuples(AMOUNTS, AMOUNTS))
     def both_begin_with_something(self, amounts):
@@ -143,6 +144,7 @@ class Life(RuleBasedStateMachine):
         if taken:
             self.clawed[payment] += taken
             self.refunds.append((f"re_{next(ids)}", payment, who))
+            self.refunded[self.refunds[-1][0]] = taken
             self.post(who, Code.REFUND, taken, reference=self.refunds[-1][0], payment_id=payment)
 
     @precondition(lambda self: any(self.clawed.values()))
@@ -151,6 +153,8 @@ class Life(RuleBasedStateMachine):
         clawed = [one for one in self.payments if self.clawed[one[0]]]
         payment, who, _, _ = clawed[pick % len(clawed)]
         self.post(who, Code.REFUND_FAILED, self.clawed[payment], payment_id=payment)
+        for reference in (name for name, refunded, _ in self.refunds if refunded == payment):
+            self.refunded[reference] = -abs(self.refunded[reference])  # that one failed
         self.clawed[payment] = 0
 
     @rule(who=WHO, amount=AMOUNTS)
@@ -313,7 +317,7 @@ class Life(RuleBasedStateMachine):
 
     def write_payments(self, database):
         """What our side of Stripe would have written beside the grants and claw-backs."""
-        common = {"status": "paid", "package_id": 1, "package_name": "p", "amount_minor": 1, "currency": "eur"}
+        common = {"status": "paid", "package_id": 1, "package_name": "p", "currency": "eur"}
         common |= {"livemode": 0, "created_at_ms": 0, "updated_at_ms": 0}
         granted = {row.id for row in self.transfers}
         with database.primary.connection_context():
@@ -321,11 +325,13 @@ class Life(RuleBasedStateMachine):
                 assert grant in granted
                 row = {"id": payment, "account_id": self.keys[who], "microcredits": amount, "grant_transfer_id": grant}
                 row |= {"clawed_back": self.clawed[payment], "idempotency_key": str(payment)}
+                row |= {"amount_minor": amount, "refunded_minor": self.clawed[payment]}  # one credit, one cent
                 Payment.insert({**common, **row}).execute(database.primary)
             for reference, payment, who in self.refunds:
                 row = {"id": int(reference[3:]), "payment_id": payment, "account_id": self.keys[who], "reason": ""}
                 row |= {"stripe_refund_id": reference, "idempotency_key": reference, "actor": "stripe"}
-                row |= {"status": "succeeded", "amount_minor": 1, "currency": "eur"}
+                taken = self.refunded[reference]
+                row |= {"status": "succeeded" if taken > 0 else "failed", "amount_minor": abs(taken), "currency": "eur"}
                 Refund.insert({**row, "created_at_ms": 0, "updated_at_ms": 0}).execute(database.primary)
 
 

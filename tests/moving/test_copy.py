@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
 from credits_plugin import Usage
-from credits_plugin.database import Database, migrate, open_database
+from credits_plugin.database import Database, Dialect, migrate, open_database
 from credits_plugin.errors import DatabaseError
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleHold
@@ -36,10 +38,14 @@ async def fill(writer: LedgerWriter, *, users: int = 20) -> None:
 
 
 @pytest.fixture(params=["to sqlite", "to postgresql"])
-def target(request: pytest.FixtureRequest, tmp_path) -> Database:
+def target_url(request: pytest.FixtureRequest, tmp_path) -> str:
     to_sqlite = request.param == "to sqlite"
-    url = f"sqlite:///{tmp_path / 'target.db'}" if to_sqlite else request.getfixturevalue("second_postgresql_url")
-    opened = open_database(url)
+    return f"sqlite:///{tmp_path / 'target.db'}" if to_sqlite else request.getfixturevalue("second_postgresql_url")
+
+
+@pytest.fixture
+def target(target_url: str) -> Database:
+    opened = open_database(target_url)
     yield opened
     opened.close_thread()
 
@@ -80,7 +86,7 @@ async def test_a_copy_whose_books_do_not_add_up_is_not_kept(writer: LedgerWriter
     await fill(writer, users=2)
     writer.close()
     database.primary.execute_sql("UPDATE account SET balance = balance + 1 WHERE external_id = 'user-1'")
-    with pytest.raises(DatabaseError, match="account user-1 says balance"):
+    with pytest.raises(DatabaseError, match=r"account user-1 balance .* nothing was kept"):
         copy_database(database, target)
     assert (audit(target).accounts, audit(target).transfers) == (0, 0)
 
@@ -107,3 +113,71 @@ async def test_hosts_that_write_meanwhile_wait_and_nothing_of_theirs_is_half_cop
     assert copied.clean
     assert report.rows["transfer"] == copied.transfers <= 20 + grants
     assert audit(database).transfers == 20 + grants
+
+
+CORRUPTING = {
+    Dialect.SQLITE: ["CREATE TRIGGER spoil AFTER INSERT ON hold BEGIN UPDATE hold SET run_id = 'x'; END"],
+    Dialect.POSTGRESQL: [
+        "CREATE FUNCTION spoil() RETURNS trigger AS $$ BEGIN NEW.run_id := 'x'; RETURN NEW; END $$ LANGUAGE plpgsql",
+        "CREATE TRIGGER spoil BEFORE INSERT ON hold FOR EACH ROW EXECUTE FUNCTION spoil()",
+    ],
+}
+
+
+async def test_a_copy_that_differs_in_a_field_that_no_invariant_covers_is_not_kept(
+    writer: LedgerWriter, database: Database, target: Database
+):
+    await fill(writer, users=2)
+    writer.close()
+    migrate(target)
+    for statement in CORRUPTING[target.dialect]:
+        target.primary.execute_sql(statement)
+    target.close_thread()
+    with pytest.raises(DatabaseError, match=r"hold: 8 rows .* nothing was kept"):
+        copy_database(database, target)
+    assert (audit(target).accounts, audit(target).transfers) == (0, 0)
+
+
+async def test_balances_and_heads_are_the_same_on_both_sides(
+    writer: LedgerWriter, database: Database, target: Database
+):
+    await fill(writer, users=3)
+    writer.close()
+    copy_database(database, target)
+    columns = "id, external_id, balance, held, seq, last_transfer_id, last_hash"
+    sides = []
+    for side in (database, target):
+        with side.primary.connection_context():
+            rows = side.primary.execute_sql(f"SELECT {columns} FROM account ORDER BY id").fetchall()
+            sides.append([(*row[:-1], bytes(row[-1])) for row in rows])
+    assert sides[0] == sides[1]
+    assert len(sides[0]) == 3
+
+
+KILLED = """
+import sys, time
+from credits_plugin.database import open_database
+from credits_plugin.moving import copy
+
+def stop_here(*_):
+    print("written, not proven", flush=True)
+    time.sleep(600)
+
+copy._prove = stop_here
+copy.copy_database(open_database(sys.argv[1]), open_database(sys.argv[2]))
+"""
+
+
+async def test_a_copy_that_was_killed_halfway_leaves_an_empty_target_and_a_second_try_succeeds(
+    writer: LedgerWriter, database: Database, database_url: str, target: Database, target_url: str
+):
+    await fill(writer, users=3)
+    writer.close()
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, database_url, target_url], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "written, not proven\n"
+    process.kill()
+    process.communicate()
+    assert (audit(target).accounts, audit(target).transfers) == (0, 0)
+    assert copy_database(database, target).accounts == 3

@@ -25,6 +25,14 @@ TRANSFERS: Final = (
     f"SELECT {_NUMBERS}, hash, reference FROM transfer WHERE account_id BETWEEN %s AND %s ORDER BY account_id, seq"
 )
 """Sorted by the database, on disk, one range at a time: reading and sorting a million rows takes SQLite 2.4 s."""
+MISSHAPEN: Final = (
+    "SELECT account_id, id FROM transfer WHERE account_id BETWEEN %s AND %s AND (reference = '' OR "
+    f"CASE WHEN code = {int(Code.USAGE)} THEN "
+    "price_version IS NULL OR input IS NULL OR cache_read IS NULL OR cache_write IS NULL OR output IS NULL "
+    "OR reasoning IS NULL ELSE COALESCE(price_version, input, cache_read, cache_write, output, reasoning) IS NOT NULL "
+    "END)"
+)
+"""Where NULL became 0 or '', or the reverse: the hash takes them for the same. Few rows or none."""
 NEVER: Final = 1 << 63
 _USAGE: Final = int(Code.USAGE)
 _INCOMING: Final = frozenset(map(int, INCOMING))

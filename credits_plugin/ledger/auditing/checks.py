@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from ...money import format_credits
-from ..entries import CLAW_BACKS, INCOMING, Code, HoldStatus
+from ...money import format_credits, proportional_credits
+from ..entries import CLAW_BACKS, INCOMING, Code, HoldStatus, LotState
 from ..ids import id_time_ms, key_of_name
 from ..lots import next_expiry_at_ms
 from ..replay import LotReplay, Movement, stored_lots_differ
 from .report import AuditReport, Finding
-from .streams import AccountRows
+from .streams import AccountRows, PaymentRow
 
 _NO_MONEY: Final = frozenset({Code.USAGE, Code.PROMOTION, Code.EXPIRY})
 _GIVEN_BACK: Final = frozenset({Code.REFUND_FAILED, Code.DISPUTE_WON})
+_WITHIN_BALANCE: Final = frozenset({Code.ADJUSTMENT_OUT, Code.EXPIRY, Code.ROLLED_OUT})
+"""Codes that take only what is there."""
+_UNGRANTED: Final = frozenset({"created", "open", "processing", "canceled", "expired", "failed"})
+_GRANTED: Final = frozenset({"paid", "partially_refunded", "refunded", "disputed"})
+_STATES: Final = frozenset(map(int, HoldStatus))
+_GIFTS: Final = frozenset({Code.PROMOTION, Code.ADJUSTMENT_IN})
 
 
 def check_account(report: AuditReport, rows: AccountRows) -> None:
@@ -35,10 +41,8 @@ def check_account(report: AuditReport, rows: AccountRows) -> None:
             if there:
                 subject.fault(invariant, f"has {what} but no account row")
     _check_payments(subject, rows)
-    for _, identifier, _, _, charged in rows.holds:
-        if charged is not None:
-            fault = Finding(7, f"hold {identifier}", "was charged, but has not ended as settled", rows.account_id)
-            report.note(fault)
+    _check_origins(subject, rows)
+    _check_holds(subject, rows)
 
 
 def check_past(report: AuditReport, rows: AccountRows, *, as_of_ms: int) -> bool:
@@ -53,6 +57,17 @@ def check_past(report: AuditReport, rows: AccountRows, *, as_of_ms: int) -> bool
         report.note(fault)
     report.count_account(opening=rows.start.balance, balance=rows.chain.balance)
     return True
+
+
+def _check_holds(subject: _Subject, rows: AccountRows) -> None:
+    for _, identifier, _, state, charged in rows.holds:
+        about = f"hold {identifier}"
+        if state not in _STATES:
+            subject.fault(7, f"has the unknown state {state}", about=about)
+        elif charged is not None and state == HoldStatus.SETTLED:
+            subject.fault(7, "has another request id or price than its transfer", about=about, transfer_id=charged)
+        elif charged is not None:
+            subject.fault(7, "was charged, but has not ended as settled", about=about, transfer_id=charged)
 
 
 class _Subject(NamedTuple):
@@ -93,6 +108,9 @@ def _check_row(subject: _Subject, rows: AccountRows, *, held: int) -> None:
         _explain_row(subject, is_, wanted)
     if balance < stored_held and not chain.may_owe:
         subject.fault(4, "spent more than it had, without overrun or claw-back")
+    for identifier, code, _, after, *_ in chain.events:
+        if after < 0 and code in _WITHIN_BALANCE:
+            subject.fault(4, f"a {Code(code).name} left balance {after}", transfer_id=identifier)
 
 
 def _explain_row(subject: _Subject, is_: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
@@ -154,26 +172,66 @@ def _check_payments(subject: _Subject, rows: AccountRows) -> None:
         return
     purchases = {event[0]: event[2] for event in rows.chain.events if event[1] == Code.PURCHASE}
     lots = {lot.id: lot for lot in rows.lots}
-    said = 0
-    for _, payment_id, microcredits, clawed_back, grant_id, status in rows.payments:
-        about = f"payment {payment_id}"
+    for payment in rows.payments:
         subject.report.payments += 1
-        said += clawed_back
-        if grant_id is None and status == "paid":
-            subject.fault(5, "is paid, but was never granted", about=about)
-        elif grant_id is not None:
-            lot = lots.get(grant_id)
-            granted = purchases.pop(grant_id, lot.amount if rows.is_anchored and lot is not None else 0)
-            message = f"its grant {grant_id} is not {format_credits(microcredits)} credits to its account"
-            subject.compare(microcredits, granted, 5, message, about=about)
-            if granted and (lot is None or lot.payment_id != payment_id):
-                subject.fault(5, f"the lot of its grant {grant_id} does not name it", about=about)
-        if not 0 <= clawed_back <= microcredits:
-            message = f"claw-backs of {clawed_back} exceed its grant {microcredits}"
-            subject.compare(microcredits, clawed_back, 6, message, about=about)
+        if payment.grant_id is not None:
+            lot = lots.get(payment.grant_id)
+            granted = purchases.pop(payment.grant_id, lot.amount if rows.is_anchored and lot is not None else 0)
+            _check_grant(subject, payment, lot, granted=granted)
+        _check_payment(subject, payment)
     for identifier in purchases:
         subject.fault(5, "is a purchase without a payment", about=f"transfer {identifier}", transfer_id=identifier)
-    _check_claw_backs(subject, rows, said=said)
+    _check_claw_backs(subject, rows, said=sum(payment.clawed_back for payment in rows.payments))
+
+
+def _check_grant(subject: _Subject, payment: PaymentRow, lot: LotState | None, *, granted: int) -> None:
+    about = f"payment {payment.id}"
+    message = f"its grant {payment.grant_id} is not {format_credits(payment.microcredits)} credits to its account"
+    subject.compare(payment.microcredits, granted, 5, message, about=about)
+    if granted and (lot is None or lot.payment_id != payment.id):
+        subject.fault(5, f"the lot of its grant {payment.grant_id} does not name it", about=about)
+
+
+def _check_payment(subject: _Subject, payment: PaymentRow) -> None:
+    """Its state fits its grant; what went back is its refunds' and disputes' sums; the claw-back follows from both."""
+    about, is_granted = f"payment {payment.id}", payment.grant_id is not None
+    if payment.status in (_UNGRANTED if is_granted else _GRANTED):
+        grant = "granted" if is_granted else "never granted"
+        subject.fault(5, f"is {payment.status}, but was {grant}", about=about)
+    message = f"says {payment.refunded_minor} were refunded, its refunds add up to {payment.refunds_minor}"
+    subject.compare(payment.refunds_minor, payment.refunded_minor, 6, message, about=about)
+    message = f"says {payment.disputed_minor} are disputed, its disputes add up to {payment.disputes_minor}"
+    subject.compare(payment.disputes_minor, payment.disputed_minor, 6, message, about=about)
+    if not 0 <= payment.clawed_back <= payment.microcredits:
+        message = f"claw-backs of {payment.clawed_back} exceed its grant {payment.microcredits}"
+        subject.compare(payment.microcredits, payment.clawed_back, 6, message, about=about)
+    due = 0
+    if is_granted:
+        part_minor = payment.refunded_minor + payment.disputed_minor
+        due = proportional_credits(payment.microcredits, part_minor=part_minor, whole_minor=payment.paid_minor)
+    message = f"claw-backs of {payment.clawed_back} do not follow from refunds and disputes, which call for {due}"
+    subject.compare(due, payment.clawed_back, 6, message, about=about)
+
+
+def _check_origins(subject: _Subject, rows: AccountRows) -> None:
+    """A lot names a payment only where its credits came from it: by purchase, a refund's failure, a rollover."""
+    if _has_one_lot(rows) and (rows.lots[0].payment_id is None or rows.chain.events[0][1] == Code.PURCHASE):
+        return  # what its payment says of it has been checked
+    events = {event[0]: event for event in rows.chain.events}
+    payments = {payment.id for payment in rows.payments}
+    lots = {str(lot.id): lot for lot in rows.lots}
+    for lot in rows.lots:
+        about = f"account {subject.name}, lot {lot.id}"
+        _, code, _, _, _, reference = events.get(lot.id, (lot.id, None, 0, 0, 0, None))
+        if lot.remaining + lot.expired > lot.amount:
+            subject.fault(4, f"has {lot.remaining} left and {lot.expired} expired of {lot.amount}", about=about)
+        if lot.payment_id is not None and (code in _GIFTS or lot.payment_id not in payments):
+            subject.fault(5, f"names payment {lot.payment_id}, which did not bring it in", about=about)
+        if code in _GIVEN_BACK and rows.references.get(reference, lot.payment_id) != lot.payment_id:
+            subject.compare(rows.references[reference], lot.payment_id, 5, "names another payment", about=about)
+        source = lots.get(reference) if code == Code.ROLLED_IN else None
+        if source is not None and (source.payment_id, source.priority) != (lot.payment_id, lot.priority):
+            subject.fault(4, f"has not the terms of lot {source.id}, which it carries on", about=about)
 
 
 def _check_claw_backs(subject: _Subject, rows: AccountRows, *, said: int) -> None:

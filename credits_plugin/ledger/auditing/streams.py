@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 from ..attribution import LOT_COLUMNS, claw_back_references
 from ..entries import HoldStatus, LotState
 from ..snapshots import Snapshot
-from .chains import NEVER, TRANSFERS, ByAccount, Chain, Note, walk
+from .chains import MISSHAPEN, NEVER, TRANSFERS, ByAccount, Chain, Note, walk
+from .report import Finding
 from .starts import ChainStart, chain_starts, start_of
 
 _IN_RANGE: Final = "account_id BETWEEN %s AND %s"
@@ -19,23 +20,51 @@ _ACCOUNTS: Final = (
 )
 _HOLDS: Final = (
     "SELECT h.account_id, h.id, h.amount, h.state, t.id FROM hold h LEFT JOIN transfer t ON t.id = h.id "
-    f"AND t.account_id = h.account_id WHERE h.{_IN_RANGE} AND h.state <> {int(HoldStatus.SETTLED)} "
-    "ORDER BY h.account_id, h.id"
+    f"AND t.account_id = h.account_id WHERE h.{_IN_RANGE} AND (h.state <> {int(HoldStatus.SETTLED)} "
+    "OR (t.id IS NOT NULL AND (COALESCE(t.reference, '') <> COALESCE(h.request_id, '') "
+    "OR COALESCE(t.price_version, 0) <> h.price_version))) ORDER BY h.account_id, h.id"
 )
 _LOTS: Final = f"SELECT {LOT_COLUMNS} FROM lot WHERE {_IN_RANGE} ORDER BY account_id, id"
+MONEY_BACK: Final = ("pending", "requires_action", "succeeded")
+"""Refunds that take credits back: what ``payments.states`` says, which stands above the ledger; a test compares."""
+_SUM: Final = "CAST(COALESCE(SUM(r.amount_minor), 0) AS BIGINT)"
+_IS_WITHDRAWN: Final = "(r.withdrawals > r.reinstatements OR (r.status = 'lost' AND r.reinstatements = 0))"
 _PAYMENTS: Final = (
-    "SELECT account_id, id, COALESCE(granted_microcredits, microcredits), clawed_back, grant_transfer_id, status "
-    "FROM payment "
+    "SELECT account_id, id, COALESCE(granted_microcredits, microcredits), clawed_back, grant_transfer_id, status, "
+    "COALESCE(paid_minor, amount_minor), refunded_minor, disputed_minor, "
+    f"(SELECT {_SUM} FROM refund r WHERE r.payment_id = payment.id "
+    f"AND r.account_id = payment.account_id AND r.status IN {MONEY_BACK}), "
+    f"(SELECT {_SUM} FROM dispute r WHERE r.payment_id = payment.id "
+    f"AND r.account_id = payment.account_id AND {_IS_WITHDRAWN}) FROM payment "
     f"WHERE {_IN_RANGE} ORDER BY account_id, id"
 )
+
+
+class PaymentRow(NamedTuple):
+    """What the audit reads of a payment: credits and money as granted and paid, as ordered until then.
+
+    ``refunds_minor`` adds up its refunds whose money is on its way or gone, ``disputes_minor`` its withdrawn disputes.
+    """
+
+    account_id: int
+    id: int
+    microcredits: int
+    clawed_back: int
+    grant_id: int | None
+    status: str
+    paid_minor: int
+    refunded_minor: int
+    disputed_minor: int
+    refunds_minor: int
+    disputes_minor: int
 
 
 class AccountRows(NamedTuple):
     """All that one snapshot has of an account. ``account`` is None where rows belong to no account.
 
     ``account``: id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms.
-    ``holds``, without settled ones: account id, id, amount, state, id of the transfer that charged it.
-    ``payments``: account id, id, microcredits granted or ordered, clawed_back, grant_transfer_id, status.
+    ``holds``: account id, id, amount, state, id of the transfer that charged it; of settled ones, those that are not
+    what their transfer says.
     ``references`` maps what a claw-back refers to to its payment. Of the past there is the chain alone.
     """
 
@@ -45,7 +74,7 @@ class AccountRows(NamedTuple):
     chain: Chain
     holds: list[Any]
     lots: list[LotState]
-    payments: list[Any]
+    payments: list[PaymentRow]
     references: Mapping[str, int]
 
     @property
@@ -60,6 +89,9 @@ _NO_ROW: Final = (None,)
 
 def accounts_of(rows: Snapshot, bounds: tuple[int, int], note: Note, *, until_ms: int | None) -> Iterator[AccountRows]:
     """Yield every account of the range that any row names, its chain walked; ``until_ms`` asks for the past."""
+    for account_id, transfer_id in rows.stream(MISSHAPEN, bounds):
+        message = "has no tokens where usage has some, tokens where nothing was used, or an empty reference"
+        note(Finding(9, f"account {account_id}, transfer {transfer_id}", message, account_id, transfer_id))
     streams = _open(rows, bounds, past=until_ms is not None)
     ends = NEVER if until_ms is None else until_ms
     while (account_id := streams.next_account()) < NEVER:
@@ -71,7 +103,7 @@ def accounts_of(rows: Snapshot, bounds: tuple[int, int], note: Note, *, until_ms
             walk(streams.transfers, account_id, start, note, until_ms=ends),
             holds=streams.holds.take(account_id),
             lots=[LotState(*lot) for lot in streams.lots.take(account_id)],
-            payments=streams.payments.take(account_id),
+            payments=[PaymentRow._make(row) for row in streams.payments.take(account_id)],
             references={row[1]: row[2] for row in streams.references.take(account_id)},
         )
 
