@@ -192,7 +192,7 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
 
 def open_refund(screen: TableScreen[Any], backend: Backend, payment_id: int) -> None:
     """Open the dialog for a payment over ``screen``, or say why it cannot be refunded."""
-    obstacle = backend.refund_obstacle()
+    obstacle = backend.obstacle("refund")
     if obstacle is not None:
         screen.notify(safe_text(obstacle), title="No refund from here", severity="warning", markup=False, timeout=12)
         return

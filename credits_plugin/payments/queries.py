@@ -12,7 +12,7 @@ from typing import Any, Final
 import peewee
 
 from ..models import Account, Dispute, InboxEvent, Payment, Refund
-from .states import OPEN_DISPUTES, DisputeStatus, InboxStatus, PaymentStatus, RefundStatus
+from .states import OPEN_DISPUTES, DisputeStatus, InboxStatus, PaymentStatus, RefundStatus, dispute_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,13 @@ class DisputeView:
         """Whether its money is gone: taken more often than given back. A lost one's was taken, told of or not."""
         taken = max(self.withdrawals, self.reinstatements, int(self.status is DisputeStatus.LOST))
         return taken > self.reinstatements
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the bank still decides, or still asks."""
+        return dispute_rank(self.status) < dispute_rank(DisputeStatus.WON) and (
+            self.status is not DisputeStatus.WARNING_CLOSED
+        )
 
     @property
     def threatens(self) -> bool:
