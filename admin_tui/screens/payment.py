@@ -24,7 +24,6 @@ from .columns import payment_tone, status_text
 from .details import DetailsDialog, refund_fields
 from .refund import open_refund
 
-
 _PANEL_HEIGHT: Final = 8  # as the style sheet has it, for a payment without disputes
 
 
