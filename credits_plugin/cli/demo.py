@@ -57,7 +57,8 @@ async def _run_sandbox(options: argparse.Namespace) -> None:
         print(f"  CREDITS_STRIPE_API_BASE={sandbox.url}")
         print(f"  STRIPE_SECRET_KEY={settings.secret_key}")
         print(f"  STRIPE_WEBHOOK_SECRET={settings.webhook_secret}")
-        print(f"Events go to {options.webhook_url or 'nowhere: name --webhook-url'}. Ctrl-C stops it.", flush=True)
+        print(f"Events go to {options.webhook_url or 'nowhere: name --webhook-url'}. Ctrl-C stops it.")
+        print(f"What happened, and what a bank could do next: {sandbox.url}/sandbox", flush=True)
         await asyncio.Event().wait()
 
 

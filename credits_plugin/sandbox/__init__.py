@@ -13,7 +13,18 @@ loop's thread.
   `close_dispute(dispute_id, won=True)`. Evidence goes through the API.
 * Refunds: `refund(charge_id, amount=None, reason=None)` as from the dashboard, `fail_refund(refund_id)`,
   `succeed_refund(refund_id)`, `cancel_refund(refund_id)`, `start_refunds_as("pending")`.
-* Webhooks: `set_webhook(url, secret)`, `drain()`, `deliver_pending()`.
+* Payments: `complete_delayed_payment(session_id, succeed=True)` for bank debits, `authenticate(intent_id,
+  succeed=True)` for 3-D Secure, `expire_session(session_id)`.
+* Webhooks: `set_webhook(url, secret)`, `rotate_webhook_secret(secret, keep_old_s=…)`, `drain()`, `deliver_pending()`,
+  `await deliver(event_id, …)` in the order given and as often as given, `release_events(newest_first=False)`.
+* Faults: `add_fault(kind, match="*", times=1)` and `clear_faults()`. Over events (`match` is a pattern over their
+  type): duplicate, second_event, drop, never_created, delay (`seconds`), hold, reorder (`size`), older_version,
+  newer_version, wrong_livemode, bad_signature. Over requests (`match` is a pattern over `METHOD /path`): rate_limited,
+  locked, conflict, server_error, hang_up, timeout, and after their effect error_after_effect, answer_lost,
+  answer_stalled.
+
+The same by HTTP, for other languages: `POST /sandbox/api/NAME` with the parameters of `actions.ACTIONS` in a form and
+the secret key as bearer. `GET /sandbox` is the page for people.
 
 This module imports nothing heavy: aiohttp is loaded when a sandbox is created.
 """
@@ -51,6 +62,8 @@ class SandboxSettings:
     `data_path` is a SQLite file that survives a restart (None keeps everything in memory). `retry_base_s` is the pause
     after the first failed delivery; it doubles with every attempt, up to `max_delivery_attempts` attempts.
     `latency_s` delays every API answer after the request was accepted, so that a key can be met in flight (409).
+    `tax_percent` is what automatic tax adds, wherever the buyer lives. `bank_debits` lets buyers pay USD and EUR from a
+    bank account, as an account's dashboard would; such money arrives, or fails to, after the session is complete.
     """
 
     secret_key: str = "sk_test_sandbox"  # noqa: S105 - the well-known key of the sandbox, it protects nothing
@@ -62,6 +75,8 @@ class SandboxSettings:
     more_webhooks: tuple[WebhookEndpoint, ...] = ()
     max_delivery_attempts: int = 8
     latency_s: float = 0.0
+    tax_percent: int = 20
+    bank_debits: bool = True
 
     def endpoints(self) -> tuple[WebhookEndpoint, ...]:
         """All webhook endpoints, the main one first; empty when none is configured."""
@@ -128,6 +143,28 @@ class Sandbox:
         """Deliver to this endpoint alone from now on; what is still pending goes there too."""
         self._deliveries().set_endpoints((WebhookEndpoint(url, secret),))
 
+    def rotate_webhook_secret(self, secret: str, *, keep_old_s: float = 0) -> None:
+        """Sign with a new secret from now on, and for `keep_old_s` seconds with the old one as well."""
+        self._deliveries().rotate_secret(secret, keep_old_s=keep_old_s)
+
+    async def deliver(self, *event_ids: str) -> list[int]:
+        """Send stored events to the endpoints now, one after the other; returns the statuses (0: no answer)."""
+        return [status for event_id in event_ids for status in await self._deliveries().deliver_event(event_id)]
+
+    def release_events(self, *, newest_first: bool = False) -> int:
+        """Deliver what faults hold back, one after the other; returns how many deliveries that are."""
+        return int(self._act("release_events", newest_first=newest_first)["released"])
+
+    def add_fault(
+        self, kind: str, *, match: str = "*", times: int = 1, seconds: int = 60, size: int = 2
+    ) -> dict[str, Any]:
+        """Spoil the next `times` matching events or requests; see the module's docstring and `faults.ABOUT`."""
+        return self._act("add_fault", kind=kind, match=match, times=times, seconds=seconds, size=size)
+
+    def clear_faults(self) -> None:
+        """From now on everything goes well; what is held stays held."""
+        self._act("clear_faults")
+
     async def drain(self) -> None:
         """Wait until every delivery has arrived or was given up, pauses between attempts included."""
         await self._deliveries().drain()
@@ -169,6 +206,18 @@ class Sandbox:
     def cancel_refund(self, refund_id: str) -> dict[str, Any]:
         """Somebody cancels a refund at the dashboard."""
         return self._act("cancel_refund", refund=refund_id)
+
+    def complete_delayed_payment(self, session_id: str, *, succeed: bool = True) -> dict[str, Any]:
+        """The bank debit of a completed, unpaid session arrives or fails; returns the session."""
+        return self._act("complete_delayed_payment", session=session_id, succeed=succeed)
+
+    def authenticate(self, payment_intent_id: str, *, succeed: bool = True) -> dict[str, Any]:
+        """The cardholder answers a payment in `requires_action`; returns the payment intent."""
+        return self._act("authenticate", payment_intent=payment_intent_id, succeed=succeed)
+
+    def expire_session(self, session_id: str) -> dict[str, Any]:
+        """An open session runs out now."""
+        return self._act("expire_session", session=session_id)
 
     def _act(self, name: str, **values: Any) -> dict[str, Any]:
         from credits_plugin.sandbox.actions import act  # noqa: PLC0415 - as in create_sandbox

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from credits_plugin.sandbox import faults, outgoing
 from credits_plugin.sandbox.call import Call, Handler
+from credits_plugin.sandbox.checkout_payments import finish_authentication
 from credits_plugin.sandbox.errors import resource_missing
 from credits_plugin.sandbox.params import Spec, boolean, choice, integer, read_params, text
-from credits_plugin.sandbox.resources import dispute_life, refund_life, refunds
+from credits_plugin.sandbox.resources import checkout_sessions, delayed_payments, dispute_life, refund_life, refunds
 from credits_plugin.sandbox.state import State
 from credits_plugin.sandbox.store import Json
 
@@ -42,8 +44,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, dict) else str(value)
 
 
-def _named(call: Call, kind: str) -> Json:
-    return call.fetch(kind, call.params[kind], param=kind, status=400)
+def _named(call: Call, kind: str, *, param: str | None = None) -> Json:
+    param = param or kind
+    return call.fetch(kind, call.params[param], param=param, status=400)
 
 
 def _dispute(call: Call) -> Json:
@@ -76,6 +79,40 @@ def _cancel_refund(call: Call) -> Json:
     return refund_life.cancel_refund(call, _named(call, "refund"))
 
 
+def _complete_delayed_payment(call: Call) -> Json:
+    session = _named(call, "checkout.session", param="session")
+    return delayed_payments.complete_delayed_payment(call, session, succeed=call.params.get("succeed", True))
+
+
+def _authenticate(call: Call) -> Json:
+    intent = _named(call, "payment_intent")
+    return finish_authentication(call, intent, succeed=call.params.get("succeed", True))
+
+
+def _expire_session(call: Call) -> Json:
+    session = _named(call, "checkout.session", param="session")
+    return checkout_sessions.expire_open(call, session)
+
+
+def _add_fault(call: Call) -> Json:
+    return faults.add_fault(call.store, call.params.pop("kind"), **call.params)
+
+
+def _clear_faults(call: Call) -> Json:
+    faults.clear_faults(call.store)
+    return {}
+
+
+def _deliver_again(call: Call) -> Json:
+    event = _named(call, "event")
+    outgoing.deliver_again(call.store, event["id"], call.endpoint_ids)
+    return event
+
+
+def _release_events(call: Call) -> Json:
+    return {"released": outgoing.release(call.store, newest_first=call.params.get("newest_first", False))}
+
+
 _ID = text(required=True)
 ACTIONS = {
     "dispute": Action(
@@ -91,5 +128,18 @@ ACTIONS = {
     "succeed_refund": Action(_succeed_refund, {"refund": _ID}),
     "fail_refund": Action(_fail_refund, {"refund": _ID, "reason": choice(*refund_life.FAILURE_REASONS)}),
     "cancel_refund": Action(_cancel_refund, {"refund": _ID}),
+    "complete_delayed_payment": Action(_complete_delayed_payment, {"session": _ID, "succeed": boolean()}),
+    "authenticate": Action(_authenticate, {"payment_intent": _ID, "succeed": boolean()}),
+    "expire_session": Action(_expire_session, {"session": _ID}),
+    "deliver_again": Action(_deliver_again, {"event": _ID}),
+    "release_events": Action(_release_events, {"newest_first": boolean()}),
+    "add_fault": Action(
+        _add_fault,
+        {
+            "kind": choice(*faults.KINDS, required=True), "match": text(max_length=200),
+            "times": integer(minimum=1, maximum=1000), "seconds": integer(minimum=0), "size": integer(minimum=2),
+        },
+    ),
+    "clear_faults": Action(_clear_faults, {}),
 }  # fmt: skip
 """By their names in the programmatic API (`Sandbox`)."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from credits_plugin.sandbox import SandboxSettings, pages
+from credits_plugin.sandbox import SandboxSettings, dashboard, pages, payment_pages
 from credits_plugin.sandbox.protocol import Protocol
 from credits_plugin.sandbox.resources import DUE_WORK, ROUTES
 from credits_plugin.sandbox.state import State
@@ -24,11 +24,11 @@ def create_app(settings: SandboxSettings, *, clock: Callable[[], float] | None) 
     protocol = Protocol(state)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app[STATE] = state
-    for route in ROUTES:
+    for route in (*ROUTES, *payment_pages.ROUTES):
         app.router.add_route(route.method, route.path, protocol.endpoint(route))
     app.router.add_route("*", "/v1/{tail:.*}", protocol.unrecognized)
     app.router.add_route("*", "/v2/{tail:.*}", protocol.unrecognized)
-    app.add_routes(pages.routes(state))
+    app.add_routes([*pages.routes(state), *dashboard.routes(state)])
     app.cleanup_ctx.append(_lifetime)
     return app
 

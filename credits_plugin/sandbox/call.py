@@ -10,6 +10,7 @@ from typing import Any
 
 from credits_plugin.sandbox.errors import resource_missing
 from credits_plugin.sandbox.objects import API_VERSION, new_id
+from credits_plugin.sandbox.outgoing import send_event
 from credits_plugin.sandbox.params import EXPAND, PAGING, Spec
 from credits_plugin.sandbox.store import Json, Store
 
@@ -31,6 +32,8 @@ class Call:
     base_url: str
     merchant_name: str
     endpoint_ids: tuple[str, ...]
+    tax_percent: int = 20
+    bank_debits: bool = True
     cause: Cause = Cause()
     params: Json = field(default_factory=dict)
     path: Mapping[str, str] = field(default_factory=dict)
@@ -61,10 +64,7 @@ class Call:
             "request": {"id": self.cause.request_id, "idempotency_key": self.cause.idempotency_key},
             "type": event_type,
         }
-        self.store.put("event", event)
-        for endpoint_id in self.endpoint_ids:
-            delivery = {"id": f"{event['id']}.{endpoint_id}", "event": event["id"], "endpoint": endpoint_id}
-            self.store.put("delivery", {**delivery, "state": "pending", "attempts": []})
+        send_event(self.store, event, self.endpoint_ids)
 
     def schedule(self, action: str, object_id: str, *, due_at: int) -> None:
         """Have `action` (see `resources.DUE_WORK`) done to the object at a time; replaces an earlier time."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from credits_plugin.sandbox.bank_accounts import accounts_for
 from credits_plugin.sandbox.cards import TestCard, card_of_number, looks_like_card_number, passes_luhn
-from credits_plugin.sandbox.checkout_payments import Buyer
+from credits_plugin.sandbox.checkout_payments import Buyer, SavedMethod
 from credits_plugin.sandbox.params import is_email
 
-FIELDS = ("email", "card_number", "exp", "cvc", "name")
+FIELDS = ("email", "card_number", "exp", "cvc", "name", "country", "account", "method", "saved", "keep")
+COUNTRIES = ("AT", "CH", "DE", "FR", "GB", "JP", "NL", "US")
+"""Offered where tax depends on the country."""
 
 NOT_A_TEST_CARD = (
     "Your card was declined. Your request was in test mode, but used a non test card. For a list of valid test cards, "
@@ -26,23 +29,53 @@ class FormError:
     messages: Mapping[str, str]
 
 
-def read_buyer(form: Mapping[str, str], *, now: int, known_email: str | None) -> Buyer | FormError:
-    """A buyer, or what is wrong; `known_email` (from the session) cannot be changed on the page."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the form has to hold for a session; an e-mail that is known cannot be changed."""
+
+    currency: str
+    known_email: str | None
+    is_free: bool
+    asks_country: bool
+
+
+def read_buyer(form: Mapping[str, str], *, now: int, asked: Asked) -> Buyer | FormError:
+    """A buyer, or what is wrong in which field; `method` is `card` (default), `bank` or `saved`."""
     values = {field: form.get(field, "").strip() for field in FIELDS}
+    email = asked.known_email or values["email"]
+    problems = {"email": _email_problem(email), "name": _name_problem(values["name"])}
+    if asked.asks_country and values["country"] not in COUNTRIES:
+        problems["country"] = "Select a country."
+    country = values["country"] if asked.asks_country else None
+    buyer = Buyer(pays_with=None, name=values["name"], email=email, country=country, keep=values["keep"] == "yes")
+    if not asked.is_free:
+        buyer, more = _with_method(buyer, values, now=now, currency=asked.currency)
+        problems |= more
+    problems = {field: message for field, message in problems.items() if message}
+    return FormError(problems) if problems else buyer
+
+
+def _with_method(buyer: Buyer, values: Mapping[str, str], *, now: int, currency: str) -> tuple[Buyer, dict[str, str]]:
+    match values["method"]:
+        case "saved":
+            return replace(buyer, pays_with=SavedMethod(values["saved"])), {}
+        case "bank":
+            account = next((one for one in accounts_for(currency) if one.number == values["account"]), None)
+            problem = "" if account else "Choose one of the test accounts."
+            return replace(buyer, pays_with=account), {"account": problem}
+        case _:
+            return _with_card(buyer, values, now=now)
+
+
+def _with_card(buyer: Buyer, values: Mapping[str, str], *, now: int) -> tuple[Buyer, dict[str, str]]:
     number = re.sub(r"[\s\-]", "", values["card_number"])
     card, expires = card_of_number(number), _expiry(values["exp"])
-    email = known_email or values["email"]
-    messages = {
-        "email": _email_problem(email),
+    problems = {
         "card_number": _number_problem(number),
         "exp": _expiry_problem(values["exp"], expires, now=now),
         "cvc": _cvc_problem(values["cvc"], card),
-        "name": _name_problem(values["name"]),
     }
-    problems = {field: message for field, message in messages.items() if message}
-    if problems or card is None or expires is None:
-        return FormError(problems)
-    return Buyer(card=card, expires=expires, name=values["name"], email=email)
+    return replace(buyer, pays_with=card, expires=expires), problems
 
 
 def _number_problem(number: str) -> str:

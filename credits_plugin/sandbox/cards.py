@@ -15,11 +15,16 @@ class Fate(StrEnum):
 
     SUCCEEDS = "succeeds"
     AVAILABLE_AT_ONCE = "available_at_once"
+    NEEDS_AUTHENTICATION = "needs_authentication"
     REFUND_FAILS = "refund_fails"
     REFUND_PENDING = "refund_pending"
     DISPUTED_AS_FRAUD = "disputed_as_fraud"
     DISPUTED_AS_NOT_RECEIVED = "disputed_as_not_received"
     INQUIRED = "inquired"
+    DEBIT_SUCCEEDS = "debit_succeeds"
+    DEBIT_WAITS = "debit_waits"
+    ACCOUNT_CLOSED = "account_closed"
+    ACCOUNT_EMPTY = "account_empty"
     GENERIC_DECLINE = "generic_decline"
     INSUFFICIENT_FUNDS = "insufficient_funds"
     LOST_CARD = "lost_card"
@@ -65,7 +70,10 @@ class Decline:
 
 TEST_CARDS = (
     TestCard("4242424242424242", "visa", Fate.SUCCEEDS, "Succeeds", ("pm_card_visa", "tok_visa")),
-    TestCard("4000000000000002", "visa", Fate.GENERIC_DECLINE, "Declined", ("pm_card_chargeDeclined",)),
+    TestCard(
+        "4000000000000002", "visa", Fate.GENERIC_DECLINE, "Declined",
+        ("pm_card_chargeDeclined", "pm_card_visa_chargeDeclined"),
+    ),
     TestCard(
         "4000000000009995", "visa", Fate.INSUFFICIENT_FUNDS, "Insufficient funds",
         ("pm_card_chargeDeclinedInsufficientFunds", "pm_card_visa_chargeDeclinedInsufficientFunds"),
@@ -81,6 +89,14 @@ TEST_CARDS = (
     TestCard(
         "4000000000000077", "visa", Fate.AVAILABLE_AT_ONCE, "Succeeds, funds available at once",
         ("pm_card_bypassPending",),
+    ),
+    TestCard(
+        "4000002500003155", "visa", Fate.NEEDS_AUTHENTICATION, "Asks for 3-D Secure",
+        ("pm_card_authenticationRequiredOnSetup",),
+    ),
+    TestCard(
+        "4000002760003184", "visa", Fate.NEEDS_AUTHENTICATION, "Asks for 3-D Secure each time",
+        ("pm_card_authenticationRequired", "pm_card_threeDSecure2Required"),
     ),
     TestCard(
         "4000000000005126", "visa", Fate.REFUND_FAILS, "Succeeds, its refund fails later", ("pm_card_refundFail",)

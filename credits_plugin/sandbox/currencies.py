@@ -5,6 +5,8 @@ Source: https://docs.stripe.com/currencies (presentment currencies, zero- and th
 
 from __future__ import annotations
 
+from credits_plugin.sandbox.errors import StripeError
+
 CURRENCIES = frozenset(
     """
     aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bhd bif bmd bnd bob brl bsd bwp byn bzd cad cdf chf clp cny
@@ -36,6 +38,16 @@ def exponent(currency: str) -> int:
 def minimum_minor(currency: str) -> int:
     """The smallest charge in minor units; 50 where Stripe publishes none."""
     return _MINIMUM_MINOR.get(currency, 50)
+
+
+def check_step(amount_minor: int, currency: str, *, param: str) -> None:
+    """Three-decimal currencies are charged in steps of ten; raises StripeError otherwise."""
+    if currency in THREE_DECIMAL and amount_minor % 10:
+        raise StripeError(
+            f"Invalid amount: {currency.upper()} amounts must be evenly divisible by 10; round to the nearest ten.",
+            code="parameter_invalid_integer",
+            param=param,
+        )
 
 
 def format_money(amount_minor: int, currency: str) -> str:

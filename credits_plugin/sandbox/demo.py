@@ -128,7 +128,7 @@ def describe(demo: RunningDemo) -> str:
                  sign in as alice or bob (no credits yet) or carla (has bought some); password: {PASSWORD}
   Credits        {demo.settings.purchase_url}
   Test card      {TEST_CARD}, any future date, any CVC
-  Stripe         {demo.sandbox.url}  (the stand-in; payment pages open there)
+  Stripe         {demo.sandbox.url}/sandbox  (the stand-in: what happened, disputes, late money, faults)
   Data           {demo.data}
 
   Admin terminal, in a second window:

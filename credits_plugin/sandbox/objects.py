@@ -24,7 +24,7 @@ def new_id(prefix: str) -> str:
             return f"{prefix}_{random_text(14)}"
         case "cs":
             return f"cs_test_a1{random_text(56)}"
-        case "pi" | "ch" | "re" | "txn":
+        case "pi" | "ch" | "py" | "re" | "pyr" | "txn":
             return f"{prefix}_3{random_text(6)}{ACCOUNT[1:]}{random_text(8)}"
         case _:
             return f"{prefix}_1{random_text(6)}{ACCOUNT[1:]}{random_text(8)}"

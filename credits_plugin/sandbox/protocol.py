@@ -20,9 +20,11 @@ from aiohttp import web
 from credits_plugin.sandbox.call import Cause, Route
 from credits_plugin.sandbox.errors import IDEMPOTENCY, StripeError, unrecognized_url
 from credits_plugin.sandbox.expansion import expand
+from credits_plugin.sandbox.faults import RequestFault, take_fault
 from credits_plugin.sandbox.forms import decode_form
 from credits_plugin.sandbox.objects import API_VERSION, new_id
 from credits_plugin.sandbox.params import read_params
+from credits_plugin.sandbox.request_faults import spoil
 from credits_plugin.sandbox.state import State
 from credits_plugin.sandbox.store import Json
 
@@ -60,18 +62,24 @@ class Protocol:
     def endpoint(self, route: Route) -> AiohttpHandler:
         """The aiohttp handler of a route."""
 
-        async def serve(request: web.Request) -> web.Response:
+        async def serve(request: web.Request) -> web.StreamResponse:
             return await self._serve(request, route)
 
         return serve
 
-    async def unrecognized(self, request: web.Request) -> web.Response:
+    async def unrecognized(self, request: web.Request) -> web.StreamResponse:
         """The answer to every path and method that is no endpoint."""
         return await self._serve(request, None)
 
-    async def _serve(self, request: web.Request, route: Route | None) -> web.Response:
+    async def _serve(self, request: web.Request, route: Route | None) -> web.StreamResponse:
+        """Answer, and note it for the page."""
+        response = await self._answer(request, route)
+        self._state.note_request(request, response)
+        return response
+
+    async def _answer(self, request: web.Request, route: Route | None) -> web.StreamResponse:
         try:
-            _authenticate(request, self._state.settings.secret_key)
+            authenticate(request, self._state.settings.secret_key)
         except StripeError as error:
             # Recorded 401 answers of Stripe carry no Request-Id: nobody is known whose request it would be.
             return _response(error.body(None), error.status, {"WWW-Authenticate": 'Bearer realm="Stripe"'})
@@ -81,9 +89,17 @@ class Protocol:
             attempt = await _read(request, request_id)
             if route is None:
                 raise unrecognized_url(request.method, request.path)
-            return await self._serve_once(request, route, attempt, headers)
+            fault = self._fault_of(attempt)
+            if fault is None:
+                return await self._serve_once(request, route, attempt, headers)
+            return await spoil(request, fault, lambda: self._serve_once(request, route, attempt, headers))
         except StripeError as error:
             return _response(error.body(request_id), error.status, headers)
+
+    def _fault_of(self, attempt: Attempt) -> RequestFault | None:
+        with self._state.store.transaction():
+            rule = take_fault(self._state.store, "request", f"{attempt.method} {attempt.path}")
+        return None if rule is None else RequestFault(rule["kind"])
 
     async def _serve_once(
         self, request: web.Request, route: Route, attempt: Attempt, headers: dict[str, str]
@@ -195,7 +211,8 @@ def base_url_of(request: web.Request) -> str:
     return f"{request.scheme}://{request.host}"
 
 
-def _authenticate(request: web.Request, secret_key: str) -> None:
+def authenticate(request: web.Request, secret_key: str) -> None:
+    """Raises the 401 for any key but the sandbox's."""
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     key = credentials.strip() if scheme.lower() == "bearer" else _basic_user(scheme, credentials)
     if not key:

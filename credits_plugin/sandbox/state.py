@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
 
 from credits_plugin.sandbox import SandboxSettings
 from credits_plugin.sandbox.call import Call, Cause
@@ -15,9 +20,25 @@ from credits_plugin.sandbox.webhooks import Deliveries
 logger = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S = 60.0
+KEPT_REQUESTS = 500
+"""How many requests the page remembers; they are not written to the data file."""
 
 DueWork = Callable[[Call, str], None]
 """Takes a call and the object's id; runs inside a transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """One answered request; `error` is the message of a refusal."""
+
+    seq: int
+    at: int
+    method: str
+    path: str
+    status: int
+    request_id: str
+    key: str
+    error: str
 
 
 class State:
@@ -32,12 +53,31 @@ class State:
         self._clock = clock or time.time
         self._due_work = due_work
         self._base_url = "http://127.0.0.1"
+        self.requests: deque[Noted] = deque(maxlen=KEPT_REQUESTS)
         self._job_added = asyncio.Event()
         self.store.on_commit(self._wake)
 
     def now(self) -> int:
         """Seconds since the epoch, as everywhere in Stripe's API."""
         return int(self._clock())
+
+    def note_request(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Remember an answer of the API for the page; a broken connection counts as status 0."""
+        gone = request.transport is None or request.transport.is_closing()
+        error = ""
+        if isinstance(response, web.Response) and response.status >= 400:
+            error = json.loads(response.text or "{}").get("error", {}).get("message", "")
+        noted = Noted(
+            seq=self.store.last_seq,
+            at=self.now(),
+            method=request.method,
+            path=request.rel_url.path_qs,
+            status=0 if gone else response.status,
+            request_id=response.headers.get("Request-Id", ""),
+            key=request.headers.get("Idempotency-Key", ""),
+            error=error,
+        )
+        self.requests.append(noted)
 
     def call(
         self,
@@ -54,6 +94,8 @@ class State:
             base_url=base_url or self._base_url,
             merchant_name=self.settings.merchant_name,
             endpoint_ids=self.deliveries.endpoint_ids,
+            tax_percent=self.settings.tax_percent,
+            bank_debits=self.settings.bank_debits,
             cause=cause or Cause(),
             params=params or {},
             path=path or {},

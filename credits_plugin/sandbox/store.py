@@ -67,6 +67,15 @@ class Store:
         """The ids of all rows of a kind, latest first."""
         return list(reversed(self._rows.get(kind, {})))
 
+    @property
+    def last_seq(self) -> int:
+        """The number of the row that was added last."""
+        return self._last_seq
+
+    def seq_of(self, kind: str, row_id: str) -> int:
+        """The number of a row, in the order of creation over all kinds."""
+        return self._seqs[kind, row_id]
+
     def newest_first(self, kind: str, where: Callable[[Json], bool] = lambda _: True) -> Iterator[Json]:
         """Copies of the rows that satisfy `where` (which must not change them), latest first."""
         for row in reversed(list(self._rows.get(kind, {}).values())):

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from admin_seed import Opener, Screen
+from stripe_schema import CheckedSandbox
 from textual.widgets import Button, Input
 
 from admin_tui.app import AdminApp
@@ -21,7 +22,6 @@ from credits_plugin.ledger.ids import account_key
 from credits_plugin.ledger.queries import account_balance
 from credits_plugin.payments.checkout import fulfil, start_purchase
 from credits_plugin.payments.queries import PaymentView, RefundView, payments_page, refunds_of
-from credits_plugin.sandbox import Sandbox
 from credits_plugin.settings import Settings
 
 MICRO = 1_000_000
@@ -46,7 +46,7 @@ class Host:
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    async with Sandbox() as sandbox:
+    async with CheckedSandbox() as sandbox:
         settings = Settings(
             database_url=f"sqlite:///{tmp_path / 'credits.db'}",
             stripe_secret_key="sk_test_sandbox",

@@ -105,9 +105,10 @@ def test_the_sandbox_runs_alone_and_says_what_to_give_the_host(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "credits_plugin", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    lines = [process.stdout.readline() for _ in range(5)]
+    lines = [process.stdout.readline() for _ in range(6)]
     assert f"http://127.0.0.1:{port}" in lines[0]
     assert "STRIPE_WEBHOOK_SECRET=whsec_x\n" in "".join(lines)
+    assert lines[5].endswith(f"http://127.0.0.1:{port}/sandbox\n")
     taken = run("sandbox", "--port", str(port))
     assert (taken.returncode, "Traceback" in taken.stderr) == (2, False)
     process.send_signal(signal.SIGTERM)

@@ -12,10 +12,11 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from stripe_schema import CheckedSandbox
 
 from credits_plugin.payments.packages import parse_packages
 from credits_plugin.pricing.overrides import parse_overrides
-from credits_plugin.sandbox import Sandbox, SandboxSettings
+from credits_plugin.sandbox import SandboxSettings
 from credits_plugin.sandbox.demo import PRICES
 from credits_plugin.sandbox.visitor import Visitor
 from credits_plugin.settings import DEFAULT_PACKAGES, load_settings
@@ -77,7 +78,7 @@ async def test_credits_are_bought_and_spent_however_the_plugin_was_loaded(tmp_pa
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     stripe = SandboxSettings(webhook_url=f"{url}/api/credits/webhook")
-    async with Sandbox(stripe) as sandbox, Visitor(url) as visitor:
+    async with CheckedSandbox(stripe) as sandbox, Visitor(url) as visitor:
         environment = {
             "PYTHONPATH": f"{installed}{os.pathsep}{REPOSITORY}" if load == "entrypoint" else str(REPOSITORY),
             "AGENT_LOAD": load,

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
+from stripe_schema import CheckedSandbox
 
 from credits_plugin.errors import GatewayError, GatewayOutcomeUnknown
 from credits_plugin.gateways.stripe_api import StripeGateway
@@ -38,7 +39,7 @@ def order(**changes) -> CheckoutOrder:
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as running:
+    async with CheckedSandbox() as running:
         yield running
 
 

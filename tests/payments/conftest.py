@@ -14,6 +14,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 from aiohttp import web
+from stripe_schema import CheckedSandbox
 
 from credits_plugin.database import Database, Reads
 from credits_plugin.gateways.stripe_api import StripeGateway
@@ -150,7 +151,7 @@ def sandbox_clock() -> Clock:
 
 @pytest.fixture
 async def sandbox(sandbox_clock: Clock) -> AsyncIterator[Sandbox]:
-    async with Sandbox(clock=sandbox_clock) as running:
+    async with CheckedSandbox(clock=sandbox_clock) as running:
         yield running
 
 

@@ -177,26 +177,18 @@ async def test_charge_is_disputed_once_and_an_unpaid_one_never(api, sandbox, ref
         ("pm_card_createDisputeInquiry", "warning_needs_response", "fraudulent"),
     ],
 )
-async def test_cards_made_for_it_are_disputed_by_themselves(manual, token, status, reason):
-    api, _, pass_time = manual
+async def test_cards_made_for_it_are_disputed_by_themselves(api, token, status, reason):
     charge = await charge_of(api, payment_method=token)
-    assert (await api.disputes.list_async()).data == []
-    pass_time(6)
     found = (await api.disputes.list_async({"charge": charge})).data
     assert [(row.status, row.reason) for row in found] == [(status, reason)]
 
 
-async def test_captured_card_0259_is_disputed_and_a_refunded_one_is_not(manual):
-    api, _, pass_time = manual
+async def test_card_0259_is_disputed_when_its_payment_is_captured(api):
     held = await api.payment_intents.create_async(
         PAY | {"payment_method": "pm_card_createDispute", "capture_method": "manual"}
     )
-    refunded = await charge_of(api, payment_method="pm_card_createDispute")
-    await api.refunds.create_async({"charge": refunded})
-    pass_time(6)
     assert (await api.disputes.list_async()).data == []
     await api.payment_intents.capture_async(held.id, {"amount_to_capture": 600})
-    pass_time(6)
     assert [row.amount for row in (await api.disputes.list_async()).data] == [600]
 
 

@@ -12,9 +12,10 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from shopfront import WEBHOOK_SECRET, Shopfront, StartShopfront, plain_host
+from stripe_schema import CheckedSandbox
 
 from credits_plugin.bootstrap import Credits, build
-from credits_plugin.sandbox import Sandbox, SandboxSettings
+from credits_plugin.sandbox import SandboxSettings
 from credits_plugin.settings import Settings
 
 
@@ -26,7 +27,7 @@ async def start_shopfront(sqlite_url: str) -> AsyncIterator[StartShopfront]:
     async def start(*, host: Callable[[Credits], web.Application] | None = None, **changes: Any) -> Shopfront:
         listener = socket.create_server(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        sandbox = Sandbox(SandboxSettings(webhook_secret=WEBHOOK_SECRET, retry_base_s=0.05))
+        sandbox = CheckedSandbox(SandboxSettings(webhook_secret=WEBHOOK_SECRET, retry_base_s=0.05))
         await sandbox.start()
         cleanups.append(sandbox.close)
         settings = Settings(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from credits_plugin.sandbox.call import Route
 from credits_plugin.sandbox.expansion import INCLUDABLE
+from credits_plugin.sandbox.outgoing import RELEASE
 from credits_plugin.sandbox.resources import (
     balance_transactions,
     charges,
     checkout_sessions,
+    coupons,
     customers,
+    delayed_payments,
     dispute_life,
     disputes,
     events,
@@ -20,11 +23,13 @@ from credits_plugin.sandbox.resources import (
     refunds,
 )
 from credits_plugin.sandbox.state import DueWork
+from credits_plugin.sandbox.webhooks import release_delivery
 
 ROUTES: tuple[Route, ...] = (
     *balance_transactions.ROUTES,
     *charges.ROUTES,
     *checkout_sessions.ROUTES,
+    *coupons.ROUTES,
     *customers.ROUTES,
     *disputes.ROUTES,
     *events.ROUTES,
@@ -37,10 +42,12 @@ ROUTES: tuple[Route, ...] = (
 
 DUE_WORK: dict[str, DueWork] = {
     checkout_sessions.EXPIRE: checkout_sessions.expire_due,
+    delayed_payments.FINISH: delayed_payments.finish_due,
     dispute_life.DECIDE: dispute_life.decide_due,
     dispute_life.OPEN_BY_CARD: dispute_life.open_due,
     dispute_life.RUN_OUT: dispute_life.run_out,
     refund_life.FAIL: refund_life.fail_due,
+    RELEASE: lambda call, delivery_id: release_delivery(call.store, delivery_id),
     refund_life.SUCCEED: refund_life.succeed_due,
 }
 

@@ -21,13 +21,17 @@ _ADJUSTMENTS = {
 }
 """Kinds that Stripe books under the type `adjustment`: their description and their fee."""
 
+_CATEGORIES = {"payment": "charge", "payment_refund": "refund", "payment_failure_refund": "refund_failure"}
+"""Reporting categories that are not called like their kind."""
+
 
 def record(call: Call, *, source: Json, amount: int, kind: str, at_once: bool = False) -> Json:
     """Book `amount` (minor units, negative for money that leaves).
 
-    `kind` is `charge`, `refund`, `refund_failure`, `dispute` or `dispute_reversal`; it becomes the reporting category.
+    `kind` is `charge`, `refund`, `refund_failure`, `dispute` or `dispute_reversal`, or what Stripe calls these for
+    methods other than cards: `payment`, `payment_refund`, `payment_failure_refund`.
     """
-    description, fee = source.get("description"), fee_minor(amount) if kind == "charge" else 0
+    description, fee = source.get("description"), fee_minor(amount) if kind in {"charge", "payment"} else 0
     if kind in _ADJUSTMENTS:
         wording, fee = _ADJUSTMENTS[kind]
         description = wording.format_map(source)
@@ -44,7 +48,7 @@ def record(call: Call, *, source: Json, amount: int, kind: str, at_once: bool = 
         "fee": fee,
         "fee_details": _fee_details(fee, source["currency"], of_dispute=kind in _ADJUSTMENTS),
         "net": amount - fee,
-        "reporting_category": kind,
+        "reporting_category": _CATEGORIES.get(kind, kind),
         "source": source["id"],
         "status": "available" if at_once else "pending",
         "type": "adjustment" if kind in _ADJUSTMENTS else kind,

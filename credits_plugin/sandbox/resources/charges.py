@@ -27,7 +27,8 @@ _UPDATE = {
 
 def create_charge(call: Call, intent: Json, method: Json, *, decline: Decline | None, captured: bool) -> Json:
     """The attempt of a payment intent to take the money; emits nothing. `captured` is whether it is taken at once."""
-    amount, paid, charge_id = intent["amount"], decline is None, new_id("ch")
+    # What is no card payment has ids of its own in Stripe's API.
+    amount, paid, charge_id = intent["amount"], decline is None, new_id("ch" if method["type"] == "card" else "py")
     charge = _DEFAULTS | {name: intent[name] for name in _FROM_INTENT}
     charge |= {
         "id": charge_id,
@@ -42,7 +43,7 @@ def create_charge(call: Call, intent: Json, method: Json, *, decline: Decline | 
         "paid": paid,
         "payment_intent": intent["id"],
         "payment_method": method["id"],
-        "payment_method_details": {"card": _card_details(call, method, amount, captured=captured), "type": "card"},
+        "payment_method_details": _method_details(call, method, amount, captured=captured),
         "receipt_url": f"{call.base_url}/receipts/{charge_id}" if paid else None,
         "status": "succeeded" if paid else "failed",
     }
@@ -99,6 +100,14 @@ def _outcome(decline: Decline | None) -> Json:
     }
 
 
+def _method_details(call: Call, method: Json, amount: int, *, captured: bool) -> Json:
+    kind = method["type"]
+    if kind == "card":
+        return {"card": _card_details(call, method, amount, captured=captured), "type": kind}
+    unsaid = {"financial_connections_account", "generated_from", "networks", "status_details"}
+    return {kind: {name: value for name, value in method[kind].items() if name not in unsaid}, "type": kind}
+
+
 def _card_details(call: Call, method: Json, amount: int, *, captured: bool) -> Json:
     card = method["card"]
     shared = (
@@ -138,7 +147,7 @@ def settle(call: Call, charge_id: str, fate: Fate, *, announce: bool) -> Json:
         call,
         source=charge,
         amount=charge["amount_captured"],
-        kind="charge",
+        kind="charge" if charge["payment_method_details"]["type"] == "card" else "payment",
         at_once=fate is Fate.AVAILABLE_AT_ONCE,
     )
     changes = {"balance_transaction": transaction["id"]}

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from credits_plugin.sandbox.bank_accounts import kinds_for
 from credits_plugin.sandbox.call import Call, Route, cut_page, list_route, page_of
-from credits_plugin.sandbox.currencies import format_money, minimum_minor
 from credits_plugin.sandbox.errors import StripeError, parameter_missing
 from credits_plugin.sandbox.expansion import Loader
 from credits_plugin.sandbox.objects import new_id
 from credits_plugin.sandbox.params import (
     SHIPPING,
+    boolean,
     choice,
     created_filter,
     email,
     hash_of,
     integer,
+    list_of,
     merge_metadata,
     metadata,
     must_be_false,
@@ -24,6 +26,7 @@ from credits_plugin.sandbox.params import (
     url,
 )
 from credits_plugin.sandbox.resources import checkout_lines
+from credits_plugin.sandbox.resources.checkout_prices import DISCOUNTS, price_new_session
 from credits_plugin.sandbox.resources.payment_intents import cancel_intent
 from credits_plugin.sandbox.store import Json, Store
 
@@ -33,11 +36,11 @@ LONGEST_S = 24 * 3600
 
 _INTENT_DATA = hash_of(
     {
-        "capture_method": choice("automatic", "automatic_async", unsupported=("manual",)),
+        "capture_method": choice("automatic", "automatic_async", "manual"),
         "description": text(max_length=1000),
         "metadata": metadata(),
         "receipt_email": text(),
-        "setup_future_usage": choice(unsupported=("off_session", "on_session")),
+        "setup_future_usage": choice("off_session", "on_session"),
         "shipping": SHIPPING,
         "statement_descriptor": text(max_length=22),
         "statement_descriptor_suffix": text(max_length=22),
@@ -47,8 +50,8 @@ _INTENT_DATA = hash_of(
 _CREATE = {
     "mode": choice("payment", unsupported=("setup", "subscription"), required=True),
     "adaptive_pricing": hash_of({"enabled": must_be_false()}),
-    "allow_promotion_codes": must_be_false(),
-    "automatic_tax": hash_of({"enabled": must_be_false()}),
+    "allow_promotion_codes": boolean(),
+    "automatic_tax": hash_of({"enabled": boolean()} | unsupported("liability")),
     "billing_address_collection": choice("auto", unsupported=("required",)),
     "cancel_url": url(),
     "client_reference_id": text(max_length=200),
@@ -59,6 +62,9 @@ _CREATE = {
     "customer": text(),
     "customer_creation": choice("always", "if_required"),
     "customer_email": email(),
+    "customer_update": hash_of({"name": choice("auto", "never"), "address": choice("auto", "never")}
+        | unsupported("shipping")),
+    "discounts": DISCOUNTS,
     "expires_at": integer(),
     "invoice_creation": hash_of({"enabled": must_be_false()} | unsupported("invoice_data")),
     "line_items": checkout_lines.PARAM,
@@ -68,16 +74,23 @@ _CREATE = {
     "payment_intent_data": _INTENT_DATA,
     "payment_method_collection": choice("always", unsupported=("if_required",)),
     "phone_number_collection": hash_of({"enabled": must_be_false()}),
+    "saved_payment_method_options": hash_of(
+        {
+            "allow_redisplay_filters": list_of(choice("always", "limited", "unspecified")),
+            "payment_method_save": choice("disabled", "enabled"),
+            **unsupported("payment_method_remove"),
+        }
+    ),
     "submit_type": choice("auto", "pay", "book", "donate"),
     "success_url": url(),
     "tax_id_collection": hash_of({"enabled": must_be_false()}),
     "ui_mode": choice("hosted_page", unsupported=("embedded_page", "elements", "form")),
     **unsupported(
         "after_expiration", "allowed_payment_method_types", "branding_settings", "consent_collection", "currency",
-        "custom_fields", "customer_account", "customer_update", "discounts", "excluded_payment_method_types",
+        "custom_fields", "customer_account", "excluded_payment_method_types",
         "integration_identifier", "managed_payments", "name_collection", "optional_items",
         "payment_method_configuration", "payment_method_data", "payment_method_options", "permissions",
-        "redirect_on_completion", "return_url", "saved_payment_method_options", "setup_intent_data",
+        "redirect_on_completion", "return_url", "setup_intent_data",
         "shipping_address_collection", "shipping_options", "subscription_data", "wallet_options",
     ),
 }  # fmt: skip
@@ -89,27 +102,20 @@ def create(call: Call) -> Json:
     for required in ("success_url", "line_items"):
         if not params.get(required):
             raise parameter_missing(required)
+    if "customer_update" in params and "customer" not in params:
+        raise StripeError("`customer_update` can only be used with `customer`.", param="customer_update")
     if "customer" in params and "customer_email" in params:
         raise StripeError("You may only specify one of these parameters: customer, customer_email.")
     customer = call.fetch_named("customer", "customer")
     items = checkout_lines.create_items(call, params["line_items"])
-    session = _new_session(call, customer=customer, items=items)
-    _check_total(session["amount_total"], session["currency"])
+    session = _new_session(call, customer=customer, currency=items[0]["currency"])
+    session, items = price_new_session(call, session, items)
     session = call.save(session)
     call.store.put("checkout_lines", {"id": session["id"], "items": items})
     call.store.put("checkout_intent_data", {"id": session["id"], **params.get("payment_intent_data", {})})
+    call.store.put("checkout_customer_update", {"id": session["id"], **params.get("customer_update", {})})
     call.schedule(EXPIRE, session["id"], due_at=session["expires_at"])
     return session
-
-
-def _check_total(total: int, currency: str) -> None:
-    least = minimum_minor(currency)
-    if total < least:
-        raise StripeError(
-            "The Checkout Session's total amount due must add up to at least "
-            f"{format_money(least, currency)} {currency}",
-            code="amount_too_small",
-        )
 
 
 def _expires_at(call: Call) -> int:
@@ -125,20 +131,19 @@ def _expires_at(call: Call) -> int:
     return expires_at
 
 
-def _new_session(call: Call, *, customer: Json | None, items: list[Json]) -> Json:
-    session_id = new_id("cs")
-    params, total = call.params, sum(item["amount_total"] for item in items)
+def _new_session(call: Call, *, customer: Json | None, currency: str) -> Json:
+    session_id, params = new_id("cs"), call.params
     address = customer["email"] if customer else params.get("customer_email")
     return _DEFAULTS | {
         "id": session_id,
-        "amount_subtotal": total,
-        "amount_total": total,
+        "allow_promotion_codes": params.get("allow_promotion_codes"),
+        "automatic_tax": _automatic_tax(params, customer),
         "billing_address_collection": params.get("billing_address_collection"),
         "branding_settings": _branding(call.merchant_name),
         "cancel_url": params.get("cancel_url"),
         "client_reference_id": params.get("client_reference_id"),
         "created": call.now,
-        "currency": items[0]["currency"],
+        "currency": currency,
         "custom_text": _custom_text(params),
         "customer": customer and customer["id"],
         "customer_creation": None if customer else params.get("customer_creation", "if_required"),
@@ -148,10 +153,36 @@ def _new_session(call: Call, *, customer: Json | None, items: list[Json]) -> Jso
         "locale": params.get("locale"),
         "metadata": merge_metadata({}, params.get("metadata")),
         "origin_context": params.get("origin_context"),
+        "payment_method_types": _method_types(call, currency),
+        "saved_payment_method_options": _saved_options(params, customer),
         "submit_type": params.get("submit_type"),
         "success_url": params["success_url"],
         "url": page_url(call, session_id),
     }
+
+
+def _method_types(call: Call, currency: str) -> list[str]:
+    by_hand = call.params.get("payment_intent_data", {}).get("capture_method") == "manual"  # which is for cards alone
+    return ["card", *(kinds_for(currency) if call.bank_debits and not by_hand else ())]
+
+
+def _automatic_tax(params: Json, customer: Json | None) -> Json:
+    enabled = params.get("automatic_tax", {}).get("enabled", False)
+    status = None
+    if enabled:
+        status = "complete" if customer and customer["address"] else "requires_location_inputs"
+    liability, provider = ({"type": "self"}, "stripe") if enabled else (None, None)
+    return {"enabled": enabled, "liability": liability, "provider": provider, "status": status}
+
+
+def _saved_options(params: Json, customer: Json | None) -> Json | None:
+    if customer is None:
+        return None
+    options: Json = {
+        "allow_redisplay_filters": ["always"], "payment_method_remove": "disabled", "payment_method_save": None,
+    }  # fmt: skip
+    options |= params.get("saved_payment_method_options", {})
+    return options
 
 
 def customer_details(*, email_address: str | None, name: str | None) -> Json:
@@ -250,7 +281,11 @@ def update(call: Call) -> Json:
 
 def expire(call: Call) -> Json:
     """Close an open session; emits `checkout.session.expired`."""
-    session = call.fetch("checkout.session", call.path["id"])
+    return expire_open(call, call.fetch("checkout.session", call.path["id"]))
+
+
+def expire_open(call: Call, session: Json) -> Json:
+    """The same for a session at hand; StripeError if it is not open."""
     if session["status"] != "open":
         raise StripeError(
             'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of '

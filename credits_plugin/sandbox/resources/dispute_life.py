@@ -17,8 +17,6 @@ OPEN_BY_CARD = "open_dispute"
 RUN_OUT = "run_out_dispute"
 DECIDE = "decide_dispute"
 
-DISPUTED_AFTER_S = 5
-"""How long a payment with 4000 0000 0000 0259 looks undisputed."""
 DAY_S = 24 * 3600
 ANSWER_WITHIN_DAYS = 9
 """How long the merchant has (7 to 21 days in reality, by card network); after that a chargeback is lost."""
@@ -66,6 +64,8 @@ def open_dispute(
     Emits `charge.dispute.created`, `charge.updated` and, unless it is an inquiry, `charge.dispute.funds_withdrawn`.
     Raises StripeError for a charge that took no money or is disputed already.
     """
+    if charge["status"] != "succeeded":
+        raise StripeError(f"Charge {charge['id']} took no money: it cannot be disputed.", param="charge")
     if charge["disputed"]:
         raise StripeError(f"Charge {charge['id']} is disputed already ({charge['dispute']}).", param="charge")
     disputed = charge["amount_captured"] - charge["amount_refunded"] if amount is None else amount
@@ -208,9 +208,9 @@ def blocks_refund(call: Call, charge: Json) -> bool:
 
 
 def schedule_by_card(call: Call, charge: Json, fate: Fate) -> None:
-    """Have the test cards that are disputed by themselves disputed a moment later."""
+    """Have the test cards that are disputed by themselves disputed right after this request, as in test mode."""
     if fate in _BY_CARD:
-        call.schedule(OPEN_BY_CARD, charge["id"], due_at=call.now + DISPUTED_AFTER_S)
+        call.schedule(OPEN_BY_CARD, charge["id"], due_at=call.now)
 
 
 def open_due(call: Call, charge_id: str) -> None:

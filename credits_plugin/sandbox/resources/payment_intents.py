@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from credits_plugin.sandbox.call import Call, Route, list_route, page_of
-from credits_plugin.sandbox.cards import DECLINES, Decline, declined
-from credits_plugin.sandbox.currencies import MAXIMUM_MINOR, format_money, minimum_minor
+from credits_plugin.sandbox.cards import DECLINES, Decline, Fate, declined
+from credits_plugin.sandbox.currencies import MAXIMUM_MINOR, check_step, format_money, minimum_minor
 from credits_plugin.sandbox.errors import StripeError
 from credits_plugin.sandbox.objects import new_id, random_text
 from credits_plugin.sandbox.params import (
@@ -23,7 +23,9 @@ from credits_plugin.sandbox.params import (
     unsupported,
     url,
 )
+from credits_plugin.sandbox.resources.authentication import CANNOT_BE_ASKED, ask_cardholder
 from credits_plugin.sandbox.resources.charges import create_charge, settle
+from credits_plugin.sandbox.resources.delayed_payments import session_of, start_debit
 from credits_plugin.sandbox.resources.dispute_life import schedule_by_card
 from credits_plugin.sandbox.resources.payment_methods import fate_of, method_of
 from credits_plugin.sandbox.store import Json
@@ -40,8 +42,13 @@ _FIELDS: dict[str, Param] = {
     "statement_descriptor": text(max_length=22),
     "statement_descriptor_suffix": text(max_length=22),
 }
+_ACCEPTANCE = hash_of(
+    {"accepted_at": integer(), "type": choice("online", "offline", required=True), "offline": hash_of({})}
+    | {"online": hash_of({"ip_address": text(), "user_agent": text()})}
+)
 _CONFIRM: dict[str, Param] = {
     "error_on_requires_action": boolean(),
+    "mandate_data": hash_of({"customer_acceptance": _ACCEPTANCE}),
     "off_session": boolean(),
     "payment_method": text(),
     "receipt_email": text(clearable=True),
@@ -49,7 +56,7 @@ _CONFIRM: dict[str, Param] = {
     "use_stripe_sdk": boolean(),
     **unsupported(
         "allowed_payment_method_types", "amount_details", "amount_to_confirm", "capture_method", "client_secret",
-        "confirmation_token", "excluded_payment_method_types", "hooks", "mandate", "mandate_data", "payment_details",
+        "confirmation_token", "excluded_payment_method_types", "hooks", "mandate", "payment_details",
         "payment_method_data", "payment_method_options", "payment_method_types", "radar_options",
         "setup_future_usage", "shipping",
     ),
@@ -67,9 +74,9 @@ _CREATE: dict[str, Param] = {
     "confirm": boolean(),
     "confirmation_method": choice("automatic", "manual"),
     "currency": currency(required=True),
-    "payment_method_types": list_of(choice("card")),
+    "payment_method_types": list_of(choice("card", "sepa_debit", "us_bank_account")),
 }  # fmt: skip
-_CONFIRM_ONLY = ("confirm", "error_on_requires_action", "off_session", "return_url", "use_stripe_sdk")
+_CONFIRM_ONLY = ("confirm", "error_on_requires_action", "mandate_data", "off_session", "return_url", "use_stripe_sdk")
 
 
 def create(call: Call) -> Json:
@@ -109,6 +116,7 @@ def check_amount(amount: int, currency_code: str, *, what: str = "Amount") -> No
             code="amount_too_large",
             param="amount",
         )
+    check_step(amount, currency_code, param="amount")
 
 
 def create_intent(call: Call, values: Json) -> Json:
@@ -177,13 +185,22 @@ _DEFAULTS: Json = {
 }
 
 
-def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Json:
+def attempt(call: Call, intent: Json, method: Json, *, book: bool = True, authenticated: bool = False) -> Json:
     """Charge the method: returns the succeeded (or capturable) intent, or raises the card's 402 with its traces kept.
+
+    A bank debit is `processing` afterwards, a payment that its cardholder must confirm `requires_action`, unless it is
+    `authenticated`.
 
     With `book=False` the caller books the money later with `book_payment`, so that its own events come first.
     """
+    if method["type"] != "card":
+        return start_debit(call, intent, method)
     fate = fate_of(call, method)
     decline = DECLINES.get(fate)
+    if fate is Fate.NEEDS_AUTHENTICATION and not authenticated:
+        if not call.params.get("off_session") and not call.params.get("error_on_requires_action"):
+            return ask_cardholder(call, intent, method)
+        decline = CANNOT_BE_ASKED
     if decline is not None:
         raise _fail(call, intent, method, decline)
     manual = intent["capture_method"] == "manual"
@@ -194,6 +211,7 @@ def attempt(call: Call, intent: Json, method: Json, *, book: bool = True) -> Jso
         "amount_received": 0 if manual else intent["amount"],
         "last_payment_error": None,
         "latest_charge": charge["id"],
+        "next_action": None,
         "payment_method": method["id"],
         "status": "requires_capture" if manual else "succeeded",
     }
@@ -273,19 +291,19 @@ def capture(call: Call) -> Json:
     call.emit("charge.captured", charge)
     intent = call.update(intent, {"amount_capturable": 0, "amount_received": amount, "status": "succeeded"})
     call.emit("payment_intent.succeeded", intent)
+    session = session_of(call, intent)
+    if session is not None:  # its status becomes `paid` without an event of its own
+        call.save(session | {"payment_status": "paid"})
     return intent
 
 
 def cancel(call: Call) -> Json:
     """Give up an intent that has not succeeded; emits `payment_intent.canceled`."""
-    intent = _in_status(call, "cancel", "requires_payment_method", "requires_confirmation", "requires_capture")
-    open_session = next(
-        call.store.newest_first(
-            "checkout.session", lambda row: row["payment_intent"] == intent["id"] and row["status"] == "open"
-        ),
-        None,
+    intent = _in_status(
+        call, "cancel", "requires_payment_method", "requires_capture", "requires_confirmation", "requires_action"
     )
-    if open_session is not None:
+    open_session = session_of(call, intent)
+    if open_session is not None and open_session["status"] == "open":
         raise StripeError(
             "You cannot cancel this PaymentIntent because it was created by a Checkout Session that is still open. "
             f"Expire the session ({open_session['id']}) instead.",
@@ -300,7 +318,8 @@ def cancel_intent(call: Call, intent: Json, *, reason: str | None) -> Json:
         charge = call.fetch("charge", intent["latest_charge"])
         call.update(charge, {"amount_refunded": charge["amount"], "refunded": True}, event_type="charge.refunded")
     changes = {
-        "amount_capturable": 0, "canceled_at": call.now, "cancellation_reason": reason, "status": "canceled",
+        "amount_capturable": 0, "canceled_at": call.now, "cancellation_reason": reason, "next_action": None,
+        "status": "canceled",
     }  # fmt: skip
     intent = call.update(intent, changes)
     call.emit("payment_intent.canceled", intent)
@@ -351,7 +370,9 @@ def list_all(call: Call) -> Json:
 
 ROUTES = (
     Route("POST", "/v1/payment_intents", create, _CREATE),
-    list_route("/v1/payment_intents", list_all, customer=text(), created=created_filter()),
+    list_route(
+        "/v1/payment_intents", list_all, customer=text(), created=created_filter(), **unsupported("customer_account")
+    ),
     Route("GET", "/v1/payment_intents/{id}", retrieve),
     Route("POST", "/v1/payment_intents/{id}", update, _FIELDS),
     Route("POST", "/v1/payment_intents/{id}/confirm", confirm, _CONFIRM),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
+from typing import Any
 
+from credits_plugin.sandbox.bank_accounts import TEST_ACCOUNTS, TestAccount
 from credits_plugin.sandbox.call import Call, Route
 from credits_plugin.sandbox.cards import DECLINES, Fate, TestCard, card_of_token, declined
-from credits_plugin.sandbox.errors import StripeError, resource_missing
+from credits_plugin.sandbox.errors import StripeError, parameter_missing, resource_missing
 from credits_plugin.sandbox.objects import new_id
-from credits_plugin.sandbox.params import text
+from credits_plugin.sandbox.params import ADDRESS, Param, choice, email, hash_of, text, unsupported
 from credits_plugin.sandbox.store import Json
 
 EMPTY_ADDRESS: Json = {
@@ -49,6 +51,38 @@ def create_card(
     return call.save(method)
 
 
+def create_bank_account(call: Call, account: TestAccount, *, billing_details: Json) -> Json:
+    """A payment method of a test bank account."""
+    fingerprint = hashlib.sha256(account.number.encode()).hexdigest()[:16]
+    if account.kind == "us_bank_account":
+        details: Json = {
+            "account_holder_type": "individual", "account_type": "checking", "bank_name": "STRIPE TEST BANK",
+            "financial_connections_account": None, "fingerprint": fingerprint, "last4": account.last4,
+            "networks": {"preferred": "ach", "supported": ["ach"]}, "routing_number": "110000000",
+            "status_details": {},
+        }  # fmt: skip
+    else:
+        details = {
+            "bank_code": "19043", "branch_code": "", "country": account.number[:2], "fingerprint": fingerprint,
+            "generated_from": {"charge": None, "setup_attempt": None}, "last4": account.last4,
+        }  # fmt: skip
+    method: Json = {
+        "id": new_id("pm"),
+        "object": "payment_method",
+        "allow_redisplay": "unspecified",
+        "billing_details": billing_details,
+        "created": call.now,
+        "customer": None,
+        "customer_account": None,
+        "livemode": False,
+        "metadata": {},
+        "type": account.kind,
+        account.kind: details,
+    }
+    call.store.put("card_fate", {"id": method["id"], "fate": account.fate})
+    return call.save(method)
+
+
 def _card(card: TestCard, *, month: int, year: int) -> Json:
     return {
         "brand": card.brand,
@@ -66,6 +100,26 @@ def _card(card: TestCard, *, month: int, year: int) -> Json:
         "three_d_secure_usage": {"supported": True},
         "wallet": None,
     }
+
+
+def create(call: Call) -> Json:
+    """From a card's test token or a test bank account; a card number is refused, as for most of Stripe's customers."""
+    kind = call.params["type"]
+    details = call.params.get(kind)
+    if details is None:
+        raise parameter_missing(kind)
+    billing = NO_BILLING_DETAILS | call.params.get("billing_details", {})
+    billing["address"] = EMPTY_ADDRESS | (billing["address"] or {})
+    number = details.get("iban") or details.get("account_number")
+    if kind != "card":
+        account = next((one for one in TEST_ACCOUNTS if (one.kind, one.number) == (kind, number)), None)
+        if account is None:
+            raise StripeError(f"The sandbox knows Stripe's test accounts only, not {str(number)[-4:]}.", param=kind)
+        return create_bank_account(call, account, billing_details=billing)
+    card = card_of_token(details["token"])
+    if card is None:
+        raise resource_missing("token", details["token"], param="card[token]", status=400)
+    return create_card(call, card, billing_details=billing)
 
 
 def fate_of(call: Call, method: Json) -> Fate:
@@ -127,7 +181,35 @@ def retrieve(call: Call) -> Json:
     return method_of(call, call.path["id"])
 
 
+def _refuse_number(_raw: Any, name: str) -> Any:
+    raise StripeError(
+        "Sending credit card numbers directly to the Stripe API is generally unsafe. We suggest you use test tokens "
+        "that map to the test card you are using, see https://stripe.com/docs/testing.",
+        param=name,
+    )
+
+
+_CREATE = {
+    "type": choice("card", "sepa_debit", "us_bank_account", required=True),
+    "billing_details": hash_of(
+        {"address": ADDRESS, "email": email(clearable=True), "name": text(), "phone": text()} | unsupported("tax_id")
+    ),
+    "card": hash_of(
+        {"token": text(required=True), "number": Param(_refuse_number)}
+        | unsupported("cvc", "exp_month", "exp_year", "networks")
+    ),
+    "sepa_debit": hash_of({"iban": text(required=True)}),
+    "us_bank_account": hash_of(
+        {
+            "account_holder_type": choice("individual", "company"), "account_number": text(required=True),
+            "account_type": choice("checking", "savings"), "routing_number": text(),
+        }
+    ),
+    **unsupported("allow_redisplay", "metadata"),
+}  # fmt: skip
+
 ROUTES = (
+    Route("POST", "/v1/payment_methods", create, _CREATE),
     Route("GET", "/v1/payment_methods/{id}", retrieve),
     Route("POST", "/v1/payment_methods/{id}/attach", attach, {"customer": text(required=True)}),
     Route("POST", "/v1/payment_methods/{id}/detach", detach),

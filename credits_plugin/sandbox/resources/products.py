@@ -68,6 +68,16 @@ def retrieve(call: Call) -> Json:
     return call.fetch("product", call.path["id"])
 
 
+def delete(call: Call) -> Json:
+    """For products without prices; emits `product.deleted`."""
+    product = retrieve(call)
+    if next(call.store.newest_first("price", lambda row: row["product"] == product["id"]), None) is not None:
+        raise StripeError("This product cannot be deleted because it has one or more user-created prices.")
+    call.store.drop("product", product["id"])
+    call.emit("product.deleted", product)
+    return {"id": product["id"], "object": "product", "deleted": True}
+
+
 def list_all(call: Call) -> Json:
     """Products, newest first; filters: `active`, `ids`, `url`."""
     active, ids, address = (call.params.get(name) for name in ("active", "ids", "url"))
@@ -89,5 +99,6 @@ ROUTES = (
         **unsupported("shippable"),
     ),
     Route("GET", "/v1/products/{id}", retrieve),
+    Route("DELETE", "/v1/products/{id}", delete),
     Route("POST", "/v1/products/{id}", update, _UPDATE),
 )  # fmt: skip

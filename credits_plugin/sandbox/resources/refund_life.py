@@ -35,11 +35,15 @@ def create_refund(
     call: Call, charge: Json, *, amount: int, reason: str | None, metadata: dict[str, str] | None = None
 ) -> Json:
     """Give `amount` (minor units) back; emits `refund.created` and the charge's cumulative `charge.refunded`."""
-    fate = fate_of(call, call.fetch("payment_method", charge["payment_method"]))
+    method = call.fetch("payment_method", charge["payment_method"])
+    fate, by_card = fate_of(call, method), method["type"] == "card"
     status = "pending" if fate is Fate.REFUND_PENDING else first_status(call)
     refund = _new_refund(call, charge, amount=amount, reason=reason, status=status)
     refund["metadata"] = merge_metadata({}, metadata)
-    transaction = balance_transactions.record(call, source=refund, amount=-amount, kind="refund")
+    if not by_card:
+        refund |= {"id": new_id("pyr"), "destination_details": {"type": "us_bank_transfer", "us_bank_transfer": {}}}
+    kind = "refund" if by_card else "payment_refund"
+    transaction = balance_transactions.record(call, source=refund, amount=-amount, kind=kind)
     refund = call.save(refund | {"balance_transaction": transaction["id"]})
     call.emit("refund.created", refund)
     _move_refunded(call, charge, amount)
@@ -118,7 +122,8 @@ def cancel_refund(call: Call, refund: Json) -> Json:
 
 
 def _take_back(call: Call, refund: Json, changes: Json) -> Json:
-    transaction = balance_transactions.record(call, source=refund, amount=refund["amount"], kind="refund_failure")
+    kind = "payment_failure_refund" if refund["id"].startswith("pyr_") else "refund_failure"
+    transaction = balance_transactions.record(call, source=refund, amount=refund["amount"], kind=kind)
     ended = _end(call, refund, {**changes, "failure_balance_transaction": transaction["id"]})
     _move_refunded(call, call.fetch("charge", refund["charge"]), -refund["amount"])
     return ended
