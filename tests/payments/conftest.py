@@ -229,8 +229,7 @@ async def endpoint(shop: Shop, sandbox: Sandbox, writer: LedgerWriter, reads: Re
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}{shop.settings.prefix}/webhook"
     sandbox.set_webhook(url, SECRET)
-    yield url
-    await sandbox.drain()
+    yield url  # what is undelivered in the end is the sandbox's to give up
     await runner.cleanup()
 
 

@@ -365,6 +365,15 @@ async def test_every_order_of_five_events_each_told_twice_ends_in_the_same_books
     assert open_holds == 0
 
 
+@pytest.mark.parametrize(("told", "expected"), [(2, (1_000, 1_000)), (3, (0, 0))], ids=["open", "withdrawn"])
+async def test_a_dispute_known_before_the_grant_takes_effect_with_it(till, told, expected):
+    payment_id = await new_payment(till.shop, "anna")
+    events = story("anna", payment_id)
+    for step in (*events[2 : told + 1], events[0]):
+        await till.shop.writer.work([account_key("anna")], step)
+    assert await books(till) == expected
+
+
 async def new_payment(shop, account):
     """A payment row as a purchase writes it, without asking for a page."""
     from credits_plugin.payments.checkout import _payment_row
