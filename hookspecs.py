@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pluggy
 
@@ -30,6 +30,7 @@ hookspec = pluggy.HookspecMarker(PROJECT_NAME)
 hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 logger = logging.getLogger(__name__)
+HostFacts: TypeAlias = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +197,7 @@ class CreditEvent:
 
 @dataclass(frozen=True, slots=True)
 class RefundProposal:
-    """A refund that an operator asks for: money in minor units, and the credits that it takes back.
-
-    ``unspent_microcredits`` is what is left of the credits that the payment bought; less than ``microcredits`` means
-    that spent credits would be refunded and leave a debt.
-    """
+    """A refund that an operator asks for. Where less of its credits is unspent than it takes, it leaves a debt."""
 
     account_id: str
     payment_id: str
@@ -236,9 +233,7 @@ class CreditsSpecs:
         """Say why a refund must not be made; None from every plugin allows it. Asked before money moves."""
 
     @hookspec(firstresult=True)
-    def dispute_evidence(
-        self, account_id: str, payment_id: str
-    ) -> Awaitable[Mapping[str, Any] | None] | Mapping[str, Any] | None:
+    def dispute_evidence(self, account_id: str, payment_id: str) -> Awaitable[HostFacts] | HostFacts:
         """Return what the host knows of a disputed buyer (sign-ins, addresses, e-mails), JSON-able, for the bank."""
 
     @hookspec
@@ -329,21 +324,15 @@ class HookCaller:
 
     async def refund_policy(self, proposal: RefundProposal) -> str | None:
         """Return why the refund must not be made, or None. A policy that raises or answers nonsense refuses."""
-        try:
-            answer = await self._first("refund_policy", {"proposal": proposal})
-        except Exception:  # whatever a policy raises, the money must not go
-            logger.exception("refund_policy failed; refusing")
-            return "the refund policy failed; see the log"
-        return answer if answer is None or isinstance(answer, str) else "the refund policy gave no readable answer"
+        failed = "the refund policy failed; see the log"
+        answer = await self._first_or(failed, "refund_policy", {"proposal": proposal})
+        return answer if answer is None or isinstance(answer, str) else failed
 
     async def dispute_evidence(self, account_id: str, payment_id: str) -> Mapping[str, Any]:
-        """Return what the first plugin knows of the buyer; a failure is logged, and the evidence goes without it."""
-        try:
-            answer = await self._first("dispute_evidence", {"account_id": account_id, "payment_id": payment_id})
-        except Exception:  # a foreign plugin may raise anything, and the deadline of a dispute does not wait for it
-            logger.exception("dispute_evidence failed; the file is made without it")
-            return {"missing": "the host's dispute_evidence hook failed; see its log"}
-        return answer or {}
+        """Return what the first plugin knows of the buyer; a failure is logged, and the file is made without it."""
+        failed = {"missing": "the host's dispute_evidence hook failed; see its log"}
+        who = {"account_id": account_id, "payment_id": payment_id}
+        return await self._first_or(failed, "dispute_evidence", who) or {}
 
     async def on_credit_event(self, event: CreditEvent) -> None:
         """Tell every plugin.
@@ -382,6 +371,13 @@ class HookCaller:
             if answer is not None:
                 return answer
         return None
+
+    async def _first_or(self, failed: Any, hook: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return await self._first(hook, arguments)
+        except Exception:  # a foreign plugin may raise anything
+            logger.exception("%s failed", hook)
+            return failed
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         caller: pluggy.HookCaller = getattr(self._plugin_manager.hook, hook)
