@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pluggy
 
@@ -30,6 +30,7 @@ hookspec = pluggy.HookspecMarker(PROJECT_NAME)
 hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 logger = logging.getLogger(__name__)
+HostFacts: TypeAlias = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,20 @@ class CreditEvent:
     data: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class RefundProposal:
+    """A refund that an operator asks for. Where less of its credits is unspent than it takes, it leaves a debt."""
+
+    account_id: str
+    payment_id: str
+    amount_minor: int
+    currency: str
+    microcredits: int
+    unspent_microcredits: int
+    reason: str
+    actor: str
+
+
 class CreditsSpecs:
     """The hooks. ``pm.add_hookspecs(CreditsSpecs)`` makes a host's plugin manager know them."""
 
@@ -212,6 +227,14 @@ class CreditsSpecs:
     @hookspec(firstresult=True)
     def estimate_ai_request(self, request: AIRequest) -> Awaitable[Estimate | None] | Estimate | None:
         """Override the built-in estimate of a request; None leaves it to the next plugin, then to the built-in."""
+
+    @hookspec(firstresult=True)
+    def refund_policy(self, proposal: RefundProposal) -> Awaitable[str | None] | str | None:
+        """Say why a refund must not be made; None from every plugin allows it. Asked before money moves."""
+
+    @hookspec(firstresult=True)
+    def dispute_evidence(self, account_id: str, payment_id: str) -> Awaitable[HostFacts] | HostFacts:
+        """Return what the host knows of a disputed buyer (sign-ins, addresses, e-mails), JSON-able, for the bank."""
 
     @hookspec
     def provide_web_app(self) -> web.Application | None:
@@ -235,6 +258,8 @@ ASYNC_HOOKS: Final = (
     "before_ai_request",
     "after_ai_request",
     "estimate_ai_request",
+    "refund_policy",
+    "dispute_evidence",
     "on_credit_event",
 )
 """Hooks whose implementations may be ``async def``; call them through :class:`HookCaller`, never directly."""
@@ -297,6 +322,18 @@ class HookCaller:
         answer: str | None = await self._first("resolve_account", {"http_request": http_request})
         return answer
 
+    async def refund_policy(self, proposal: RefundProposal) -> str | None:
+        """Return why the refund must not be made, or None. A policy that raises or answers nonsense refuses."""
+        failed = "the refund policy failed; see the log"
+        answer = await self._first_or(failed, "refund_policy", {"proposal": proposal})
+        return answer if answer is None or isinstance(answer, str) else failed
+
+    async def dispute_evidence(self, account_id: str, payment_id: str) -> Mapping[str, Any]:
+        """Return what the first plugin knows of the buyer; a failure is logged, and the file is made without it."""
+        failed = {"missing": "the host's dispute_evidence hook failed; see its log"}
+        who = {"account_id": account_id, "payment_id": payment_id}
+        return await self._first_or(failed, "dispute_evidence", who) or {}
+
     async def on_credit_event(self, event: CreditEvent) -> None:
         """Tell every plugin.
 
@@ -334,6 +371,13 @@ class HookCaller:
             if answer is not None:
                 return answer
         return None
+
+    async def _first_or(self, failed: Any, hook: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return await self._first(hook, arguments)
+        except Exception:  # a foreign plugin may raise anything
+            logger.exception("%s failed", hook)
+            return failed
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         caller: pluggy.HookCaller = getattr(self._plugin_manager.hook, hook)

@@ -68,6 +68,7 @@ def key_text(key: str) -> str:
 ACTIONS: Final[tuple[Action, ...]] = (
     Action("inspect", ("enter", "l"), "inspect", "Open what the cursor stands on", (Where.SCREEN,), barred=True),
     Action("refund", ("r",), "refund", "Refund the payment, in full or in part", (Where.PAYMENTS, Where.PAYMENT), True),
+    Action("replay", ("r",), "replay", "Show what the event would do now, and do it", (Where.WEBHOOKS,), barred=True),
     Action("payments", ("p",), "payments", "Show this customer's payments", (Where.ACCOUNT,), barred=True),
     Action("customer", ("c",), "customer", "Open the customer of this row", (Where.PAYMENT,), barred=True),
     Action(

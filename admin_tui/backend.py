@@ -17,6 +17,9 @@ from credits_plugin.settings import Settings
 
 if TYPE_CHECKING:
     from credits_plugin.bootstrap import Credits
+    from credits_plugin.payments.inbox import Receipt
+    from credits_plugin.payments.replay import Preview
+    from credits_plugin.payments.shop import Shop
 
 T = TypeVar("T")
 
@@ -51,10 +54,10 @@ class Backend:
         """Run a query in a read thread."""
         return await self.reads.run(query)
 
-    def refund_obstacle(self) -> str | None:
-        """Say why no refund can be made from here, or None."""
+    def obstacle(self, what: str) -> str | None:
+        """Say why ``what`` (a verb: refund, replay) cannot be done from here, or None."""
         if self.is_read_only:
-            return "this session is read-only: start credits-admin without --read-only to refund"
+            return f"this session is read-only: start credits-admin without --read-only to {what}"
         try:
             self.settings.require_stripe()
         except ConfigurationError as error:
@@ -68,17 +71,9 @@ class Backend:
             PaymentError: the payment cannot be refunded, or not by that much.
             GatewayError: Stripe refused, or no answer came: then repeat the same decision.
         """
-        obstacle = self.refund_obstacle()
-        if obstacle is not None:
-            raise ConfigurationError(obstacle)
-        # The way to Stripe is a third of all there is to import: screens do not wait for it.
-        from credits_plugin.bootstrap import build  # noqa: PLC0415 - see above
-        from credits_plugin.payments.refunds import refund_payment  # noqa: PLC0415 - see above
+        shop = await self._shop("refund")
+        from credits_plugin.payments.refunds import refund_payment  # noqa: PLC0415 - see _shop
 
-        if self._credits is None:
-            self._credits = await asyncio.to_thread(build, self.settings)
-        shop = self._credits.shop
-        assert shop is not None  # noqa: S101 - the keys are there, so the shop is
         return await refund_payment(
             shop,
             payment_id=decision.payment_id,
@@ -88,6 +83,45 @@ class Backend:
             actor=self.actor,
             idempotency_key=decision.idempotency_key,
         )
+
+    async def preview_event(self, event_id: str) -> Preview:
+        """Say what a stored event would do now; changes nothing.
+
+        Raises:
+            NotFound: there is no such event.
+        """
+        shop = await self._shop("replay")
+        from credits_plugin.payments.replay import preview_event  # noqa: PLC0415 - see _shop
+
+        return await preview_event(shop, event_id)
+
+    async def replay_event(self, event_id: str) -> Receipt:
+        """Handle a stored event again; what it did before is not done twice.
+
+        Raises:
+            CreditsError: it could not be handled now; its row says why.
+        """
+        shop = await self._shop("replay")
+        from credits_plugin.payments.replay import replay_event  # noqa: PLC0415 - see _shop
+
+        return await replay_event(shop, event_id, actor=self.actor)
+
+    async def _shop(self, what: str) -> Shop:
+        """Return the way to Stripe, made with the first use: a third of all there is to import, and screens don't wait.
+
+        Raises:
+            ConfigurationError: ``what`` cannot be done from here.
+        """
+        obstacle = self.obstacle(what)
+        if obstacle is not None:
+            raise ConfigurationError(obstacle)
+        from credits_plugin.bootstrap import build  # noqa: PLC0415 - see above
+
+        if self._credits is None:
+            self._credits = await asyncio.to_thread(build, self.settings)
+        shop = self._credits.shop
+        assert shop is not None  # noqa: S101 - the keys are there, so the shop is
+        return shop
 
     async def close(self) -> None:
         """Close every connection."""

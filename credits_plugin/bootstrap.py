@@ -112,12 +112,13 @@ def build(settings: Settings) -> Credits:
     writer = _open_writer(database, settings, new_id)
     writer.start()
     reads = Reads(database)
-    shop = None
+    versions = PriceVersions(writer, reads)
+    service = Credits(settings, database, reads, writer, new_id, price_book, versions, shop=None)
     if settings.stripe_secret_key:
         settings.require_stripe()
         gateway = StripeGateway(settings.stripe_secret_key, api_base=settings.stripe_api_base)
-        shop = Shop(settings, writer, reads, new_id, gateway, packages)
-    return Credits(settings, database, reads, writer, new_id, price_book, PriceVersions(writer, reads), shop)
+        service.shop = Shop(settings, writer, reads, new_id, gateway, packages, lambda: service.hooks)
+    return service
 
 
 def _open_writer(database: Database, settings: Settings, new_id: IdMaker) -> LedgerWriter:

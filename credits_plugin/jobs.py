@@ -18,7 +18,7 @@ from hookspecs import HookCaller, Usage
 
 from .database import Reads
 from .errors import CreditsError
-from .ledger.entries import ExpireHold, ExpireLots, HoldStatus
+from .ledger.entries import OPEN_ENDED_MS, ExpireHold, ExpireLots, HoldStatus
 from .ledger.ids import IdMaker, first_id_at, now_ms
 from .ledger.work import Transaction
 from .ledger.writer import LedgerWriter
@@ -129,8 +129,12 @@ def _open_holds(database: peewee.Database, *, after: int, before_ms: int) -> lis
 
 
 def _oldest_open_hold(database: peewee.Database) -> int:
-    """Return the lowest id of an open hold, so that the next sweep need not walk over ended ones again."""
-    rows = Hold.select(Hold.id).where(Hold.state == HoldStatus.PLACED).order_by(Hold.id).limit(1)
+    """Return the lowest id of an open hold, so that the next sweep need not walk over ended ones again.
+
+    Open-ended ones are left out: a dispute's, which stands for weeks, would hold back every sweep's beginning.
+    """
+    may_end = (Hold.state == HoldStatus.PLACED) & (Hold.expires_at_ms < OPEN_ENDED_MS)
+    rows = Hold.select(Hold.id).where(may_end).order_by(Hold.id).limit(1)
     return next((row[0] for row in rows.tuples().execute(database)), 0)
 
 

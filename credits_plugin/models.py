@@ -171,6 +171,10 @@ class Payment(BaseModel):
     created_at_ms = BigIntegerField()
     updated_at_ms = BigIntegerField()
     paid_at_ms = BigIntegerField(null=True)
+    allows_discounts = IntegerField(default=0)
+    paid_minor = BigIntegerField(null=True)
+    granted_microcredits = BigIntegerField(null=True)
+    disputed_minor = BigIntegerField(default=0)
 
     class Meta:
         """Peewee options."""
@@ -202,6 +206,38 @@ class Refund(BaseModel):
         indexes = (SQL("CREATE INDEX refund_payment ON refund (payment_id, id)"),)
 
 
+class Dispute(BaseModel):
+    """A buyer's bank asking for the money back. ``hold_id`` freezes what was there of its credits when it opened.
+
+    ``withdrawals`` and ``reinstatements`` count how often Stripe took the money and gave it back.
+    """
+
+    id = BigIntegerField(primary_key=True)
+    payment_id = BigIntegerField()
+    account_id = BigIntegerField()
+    stripe_dispute_id = TextField(unique=True)
+    status = TextField()
+    status_at_ms = BigIntegerField()
+    amount_minor = BigIntegerField(constraints=[Check("amount_minor > 0")])
+    currency = TextField()
+    reason = TextField()
+    withdrawals = IntegerField(default=0, constraints=[Check("withdrawals >= 0")])
+    reinstatements = IntegerField(default=0, constraints=[Check("reinstatements >= 0")])
+    hold_id = BigIntegerField(null=True)
+    frozen = BigIntegerField(null=True)
+    evidence_due_at_ms = BigIntegerField(null=True)
+    created_at_ms = BigIntegerField()
+    updated_at_ms = BigIntegerField()
+
+    class Meta:
+        """Peewee options."""
+
+        indexes = (
+            SQL("CREATE INDEX dispute_payment ON dispute (payment_id, id)"),
+            SQL("CREATE INDEX dispute_account ON dispute (account_id, id)"),
+        )
+
+
 class InboxEvent(BaseModel):
     """An incoming Stripe event, kept for ever by its id: what came, and what it did."""
 
@@ -225,6 +261,14 @@ class InboxEvent(BaseModel):
             SQL("CREATE INDEX inbox_event_received ON inbox_event (received_at_ms, event_id)"),
             SQL("CREATE INDEX inbox_event_object ON inbox_event (object_id)"),
         )
+
+
+class StripeCursor(BaseModel):
+    """How far one of Stripe's lists has been read, under a name; ``position`` is its reader's own JSON."""
+
+    name = TextField(primary_key=True)
+    position = TextField()
+    updated_at_ms = BigIntegerField()
 
 
 class OutboxMessage(BaseModel):
@@ -267,7 +311,9 @@ MODELS = (
     PriceVersion,
     Payment,
     Refund,
+    Dispute,
     InboxEvent,
+    StripeCursor,
     OutboxMessage,
     AdminAction,
 )

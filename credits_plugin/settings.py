@@ -54,6 +54,8 @@ class Settings:
     sweep_interval_s: float = 5.0
     queue_limit: int = 20_000
     low_balance_credits: int = 100
+    promotion_codes: bool = False
+    automatic_tax: bool = False
     hosts_secret: str = field(default="", repr=False)
     hosts_listen: str = "127.0.0.1:0"
 
@@ -72,6 +74,10 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not lowest <= value <= highest:
                 msg = f"{name} must be between {lowest} and {highest}; got {value!r}"
+                raise ConfigurationError(msg)
+        for name in ("promotion_codes", "automatic_tax"):
+            if not isinstance(getattr(self, name), bool):
+                msg = f"{name} must be true or false; got {getattr(self, name)!r}"
                 raise ConfigurationError(msg)
         if any(not secret.strip() for secret in self.stripe_webhook_secrets):
             msg = "STRIPE_WEBHOOK_SECRET has an empty entry: anybody can sign with an empty secret; remove it"
@@ -146,6 +152,8 @@ _ENVIRONMENT: Final = {
     "CREDITS_SWEEP_INTERVAL_S": "sweep_interval_s",
     "CREDITS_QUEUE_LIMIT": "queue_limit",
     "CREDITS_LOW_BALANCE_CREDITS": "low_balance_credits",
+    "CREDITS_PROMOTION_CODES": "promotion_codes",
+    "CREDITS_AUTOMATIC_TAX": "automatic_tax",
     "CREDITS_HOSTS_SECRET": "hosts_secret",
     "CREDITS_HOSTS_LISTEN": "hosts_listen",
 }
@@ -179,6 +187,8 @@ def _parse(name: str, attribute: str, text: str) -> Any:
             return tuple(secret.strip() for secret in text.split(","))
         case "unknown_usage":
             return _parse_rule(name, text)
+        case "promotion_codes" | "automatic_tax":
+            return _parse_switch(name, text)
         case "sweep_interval_s":
             return _parse_number(name, text, float)
         case _ if any(attribute == bound[0] for bound in _BOUNDS):
@@ -193,6 +203,13 @@ def _parse_rule(name: str, text: str) -> UnknownUsageRule:
     except ValueError:
         msg = f"{name} must be one of {', '.join(UnknownUsageRule)}; got {text!r}"
         raise ConfigurationError(msg) from None
+
+
+def _parse_switch(name: str, text: str) -> bool:
+    if text not in {"true", "false"}:
+        msg = f"{name} must be true or false; got {text!r}"
+        raise ConfigurationError(msg)
+    return text == "true"
 
 
 def _parse_number(name: str, text: str, kind: type[int] | type[float]) -> int | float:

@@ -61,14 +61,21 @@ def payment_columns(backend: Backend) -> Sequence[Column[PaymentView]]:
     return (
         Column("time (UTC)", 12, time_cell),
         Column("customer", 16, lambda row: Cell(row.external_id or NOTHING, Tone.STRONG), grows=True),
-        Column("status", 18, lambda row: Cell(status_text(row.status), payment_tone(row.status))),
-        Column("amount", 11, lambda row: Cell(format_money(row.amount_minor, row.currency)), right=True),
+        Column("status", 18, _payment_status),
+        Column("amount", 11, lambda row: Cell(format_money(row.whole_minor, row.currency)), right=True),
         Column("refunded", 11, _refunded, right=True),
-        Column("credits", 9, lambda row: Cell(credits_text(row.microcredits)), right=True, drop=2),
+        Column("credits", 9, lambda row: Cell(credits_text(row.credited)), right=True, drop=2),
         Column("taken back", 10, _taken_back, right=True, drop=3),
         Column("package", 10, lambda row: Cell(row.package_name), drop=4),
         Column("e-mail", 20, lambda row: Cell(row.email or "", Tone.MUTED), drop=5),
     )
+
+
+def _payment_status(row: PaymentView) -> Cell:
+    """Mark a payment that was not granted and says why: a decline, or a session that does not fit our order."""
+    if row.detail and not row.is_granted:
+        return Cell(f"{status_text(row.status)} !", Tone.WARNING)
+    return Cell(status_text(row.status), payment_tone(row.status))
 
 
 def _refunded(row: PaymentView) -> Cell:
@@ -91,7 +98,7 @@ def payment_tone(status: PaymentStatus) -> Tone:
     match status:
         case PaymentStatus.PAID:
             return Tone.GOOD
-        case PaymentStatus.FAILED:
+        case PaymentStatus.FAILED | PaymentStatus.DISPUTED:
             return Tone.BAD
         case PaymentStatus.PARTIALLY_REFUNDED | PaymentStatus.REFUNDED:
             return Tone.WARNING

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from textual.containers import Horizontal
 from textual.widget import Widget
 
 from credits_plugin.money import format_money
-from credits_plugin.payments.queries import PaymentView, RefundView, payment, refunds_of
+from credits_plugin.payments.queries import DisputeView, PaymentView, RefundView, disputes_of, payment, refunds_of
 from credits_plugin.payments.states import RefundStatus
 
 from .. import sources
@@ -23,6 +24,8 @@ from .columns import payment_tone, status_text
 from .details import DetailsDialog, refund_fields
 from .refund import open_refund
 
+_PANEL_HEIGHT: Final = 8  # as the style sheet has it, for a payment without disputes
+
 
 class PaymentScreen(TableScreen[RefundView]):
     """A payment's facts, and below them its refunds, oldest first."""
@@ -34,6 +37,7 @@ class PaymentScreen(TableScreen[RefundView]):
 
     def __init__(self, backend: Backend, paid: PaymentView) -> None:
         self._payment = paid
+        self._disputes: Sequence[DisputeView] = ()
         super().__init__(backend)
         self._order = Panel("Payment", id="order")
         self._stripe = Panel("At Stripe", id="stripe")
@@ -77,6 +81,7 @@ class PaymentScreen(TableScreen[RefundView]):
         found = await self.backend.read(lambda database: payment(database, self._payment.id))
         if found is not None:
             self._payment = found
+            self._disputes = await self.backend.read(lambda database: disputes_of(database, found.id))
             self._show()
 
     def choose(self, row: RefundView) -> None:
@@ -101,7 +106,10 @@ class PaymentScreen(TableScreen[RefundView]):
 
     def _show(self) -> None:
         self._order.show(order_lines(self._payment))
-        self._stripe.show(stripe_lines(self._payment))
+        disputed = [line for dispute in self._disputes for line in dispute_lines(dispute)]
+        self._stripe.show([*stripe_lines(self._payment), *disputed])
+        if disputed:
+            self.query_one("#panels").styles.height = _PANEL_HEIGHT + len(disputed)
 
     def _time(self, row: RefundView) -> Cell:
         return Cell(time_text(row.created_at_ms, now_ms=self.backend.clock()), Tone.MUTED)
@@ -109,12 +117,15 @@ class PaymentScreen(TableScreen[RefundView]):
 
 def order_lines(paid: PaymentView) -> list[Line]:
     """Show what was ordered and what is left of it."""
-    left, refunded = paid.amount_minor - paid.refunded_minor, format_money(paid.refunded_minor, paid.currency)
+    left, refunded = (
+        paid.whole_minor - paid.refunded_minor - paid.disputed_minor,
+        format_money(paid.refunded_minor, paid.currency),
+    )
     return [
         _fact("status", status_text(paid.status), payment_tone(paid.status)),
         _fact("customer", paid.external_id or "nobody yet: nothing granted", Tone.STRONG),
-        _fact("package", f"{paid.package_name}: {credits_text(paid.microcredits)} credits"),
-        _fact("amount", format_money(paid.amount_minor, paid.currency)),
+        _fact("package", f"{paid.package_name}: {credits_text(paid.credited)} credits"),
+        _fact("amount", format_money(paid.whole_minor, paid.currency)),
         _fact("refunded", f"{refunded}, {format_money(left, paid.currency)} left"),
         _fact("taken back", f"{credits_text(paid.clawed_back)} credits"),
     ]
@@ -130,6 +141,17 @@ def stripe_lines(paid: PaymentView) -> list[Line]:
         _fact("paid", full_time_text(paid.paid_at_ms)),
         _fact("detail", paid.detail or NOTHING),
     ]
+
+
+def dispute_lines(dispute: DisputeView) -> list[Line]:
+    """Show how a dispute stands, what it froze, and until when it can be answered."""
+    money = format_money(dispute.amount_minor, dispute.currency)
+    lines = [_fact("dispute", f"{status_text(dispute.status)}: {money}, {status_text(dispute.reason)}", Tone.BAD)]
+    if dispute.hold_id and dispute.frozen:
+        lines.append(_fact("frozen", f"{credits_text(dispute.frozen)} credits", Tone.WARNING))
+    if dispute.is_open:
+        lines.append(_fact("answer by", full_time_text(dispute.evidence_due_at_ms), Tone.WARNING))
+    return lines
 
 
 def _fact(label: str, value: str, tone: Tone = Tone.PLAIN) -> Line:

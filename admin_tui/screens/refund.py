@@ -185,14 +185,14 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
     def _summary(self) -> str:
         paid = self._case.payment
         return safe_text(
-            f"{paid.package_name}: {credits_text(paid.microcredits)} credits for "
-            f"{format_money(paid.amount_minor, paid.currency)} · {paid.payment_intent_id}"
+            f"{paid.package_name}: {credits_text(paid.credited)} credits for "
+            f"{format_money(paid.whole_minor, paid.currency)} · {paid.payment_intent_id}"
         )
 
 
 def open_refund(screen: TableScreen[Any], backend: Backend, payment_id: int) -> None:
     """Open the dialog for a payment over ``screen``, or say why it cannot be refunded."""
-    obstacle = backend.refund_obstacle()
+    obstacle = backend.obstacle("refund")
     if obstacle is not None:
         screen.notify(safe_text(obstacle), title="No refund from here", severity="warning", markup=False, timeout=12)
         return

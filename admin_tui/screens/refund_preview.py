@@ -8,7 +8,8 @@ from typing import Final
 
 from credits_plugin.errors import InvalidValue
 from credits_plugin.ledger.queries import Balance
-from credits_plugin.money import format_money, parse_money, proportional_credits
+from credits_plugin.money import format_money, parse_money
+from credits_plugin.payments.freezes import claw_back_target
 from credits_plugin.payments.queries import PaymentView, RefundView
 from credits_plugin.payments.states import LIVE_REFUNDS
 
@@ -32,13 +33,13 @@ class RefundCase:
     def left_minor(self) -> int:
         """What can still be refunded; refunds under way count as gone."""
         live = sum(one.amount_minor for one in self.refunds if one.status in LIVE_REFUNDS)
-        return max(self.payment.amount_minor - live, 0)
+        return max(self.payment.whole_minor - live - self.payment.disputed_minor, 0)
 
     def credits_for(self, amount_minor: int) -> int:
         """Return the microcredits that a refund of ``amount_minor`` takes back."""
         paid = self.payment
-        part = paid.refunded_minor + amount_minor
-        target = proportional_credits(paid.microcredits, part_minor=part, whole_minor=paid.amount_minor)
+        part = paid.refunded_minor + paid.disputed_minor + amount_minor
+        target = claw_back_target(paid, money_back_minor=part)
         return max(target - paid.clawed_back, 0)
 
     def obstacle(self) -> str | None:
@@ -46,7 +47,8 @@ class RefundCase:
         if not self.payment.is_granted:
             return f"this payment is {self.payment.status.replace('_', ' ')}: there is nothing to refund"
         if not self.left_minor:
-            return "all of this payment has been refunded already"
+            how = "disputed" if self.payment.disputed_minor else "refunded"
+            return f"all of this payment has been {how} already"
         return None
 
     def parse_amount(self, text: str) -> int:

@@ -15,6 +15,7 @@ from ..widgets.virtual_table import Cell, Column, Tone
 from .base import TableScreen
 from .columns import status_text
 from .details import DetailsDialog, event_fields
+from .replay import open_replay
 
 
 class WebhooksScreen(TableScreen[InboxLine]):
@@ -51,6 +52,11 @@ class WebhooksScreen(TableScreen[InboxLine]):
     def choose(self, row: InboxLine) -> None:
         """Show everything about an event."""
         self.app.push_screen(DetailsDialog("Event", list(event_fields(row))))
+
+    def action_replay(self) -> None:
+        """Rehearse the event under the cursor, and offer to do it."""
+        if self.table.current is not None:
+            open_replay(self, self.backend, self.table.current.event_id)
 
     def _received(self, row: InboxLine) -> Cell:
         return Cell(time_text(row.received_at_ms, now_ms=self.backend.clock()), Tone.MUTED)

@@ -51,7 +51,7 @@ class Layout:
 _ACCOUNTS: Final = "account"
 # Tables whose rows do not belong to one account. An event is claimed by its id before its account is known, and an
 # operator's action may concern no account: they are hashed by their own key, in a group of their own.
-_BY_OWN_KEY: Final = {"inbox_event": "event_id", "admin_action": "id"}
+_BY_OWN_KEY: Final = {"inbox_event": "event_id", "admin_action": "id", "stripe_cursor": "name"}
 # Read with every request, written a few times a month.
 _EVERYWHERE: Final = frozenset({"price_version"})
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,7 +15,17 @@ from urllib.parse import quote
 import aiohttp
 
 from ..errors import GatewayError, GatewayOutcomeUnknown
-from ..payments.gateway import CheckoutOrder, CheckoutSession, PaymentIntent, RefundOrder, RefundResult, StripeEvent
+from ..ledger.ids import now_ms as clock_ms
+from ..payments.gateway import (
+    Charge,
+    CheckoutOrder,
+    CheckoutSession,
+    EventPage,
+    PaymentIntent,
+    RefundOrder,
+    RefundResult,
+    StripeEvent,
+)
 from . import stripe_events, stripe_objects
 
 if TYPE_CHECKING:
@@ -87,6 +98,23 @@ class StripeGateway:
                 return found[::-1]
             params = {**params, "starting_after": page[-1].id}
 
+    async def charge(self, charge_id: str) -> Charge:
+        """See the protocol."""
+        charges = (await self._api()).v1.charges
+        return await _call(lambda: charges.retrieve_async(charge_id), stripe_objects.charge)
+
+    async def events_page(
+        self, *, created_from_ms: int, types: Sequence[str] = (), before_id: str | None = None
+    ) -> EventPage:
+        """See the protocol."""
+        events = (await self._api()).v1.events
+        params: Any = {"limit": _PAGE, "created": {"gte": created_from_ms // 1000}}
+        if types:
+            params["types"] = list(types)
+        if before_id is not None:
+            params["starting_after"] = before_id
+        return await _call(partial(events.list_async, params), _event_page)
+
     async def create_refund(self, order: RefundOrder, *, idempotency_key: str) -> RefundResult:
         """See the protocol."""
         refunds = (await self._api()).v1.refunds
@@ -105,6 +133,10 @@ class StripeGateway:
     def read_event(self, raw: bytes, signature: str, *, secrets: Sequence[str], now_ms: int) -> StripeEvent:
         """See the protocol."""
         return stripe_events.read_event(raw, signature, secrets=secrets, now_ms=now_ms)
+
+    def stored_event(self, payload: str) -> StripeEvent:
+        """See the protocol."""
+        return stripe_events.stored_event(payload, now_ms=clock_ms())
 
     async def close(self) -> None:
         """See the protocol."""
@@ -132,6 +164,11 @@ class StripeGateway:
 
 def _refund_page(answer: dict[str, Any]) -> tuple[list[RefundResult], bool]:
     return [stripe_objects.refund(row) for row in _rows(answer)], answer.get("has_more") is True
+
+
+def _event_page(answer: dict[str, Any]) -> EventPage:
+    events = [stripe_events.stored_event(json.dumps(row), now_ms=clock_ms()) for row in _rows(answer)]
+    return EventPage(events, events[-1].id if events and answer.get("has_more") is True else None)
 
 
 def _first_session(answer: dict[str, Any]) -> CheckoutSession | None:
@@ -168,12 +205,17 @@ def _session_params(order: CheckoutOrder) -> Any:
         "metadata": metadata,
         "payment_intent_data": intent,
     }
+    if order.allows_discounts:
+        params["allow_promotion_codes"] = True
+    if order.taxed:
+        params["automatic_tax"] = {"enabled": True}
     if len(order.external_id) <= _MAX_REFERENCE:
         params["client_reference_id"] = order.external_id
     if order.email is not None:
         intent["receipt_email"] = order.email
     if order.customer_id is not None:
-        return params | {"customer": order.customer_id}
+        update = {"customer_update": {"address": "auto"}} if order.taxed else {}  # tax needs an address
+        return params | {"customer": order.customer_id} | update
     return params | {"customer_creation": "always"} | ({"customer_email": order.email} if order.email else {})
 
 

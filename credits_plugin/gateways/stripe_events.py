@@ -44,7 +44,19 @@ def read_event(raw: bytes, signature: str, *, secrets: Sequence[str], now_ms: in
     Raises:
         ForgedEvent, ConfigurationError: as ``verify``.
     """
-    event = verify(raw, signature, secrets=secrets, now_ms=now_ms)
+    return _translate(verify(raw, signature, secrets=secrets, now_ms=now_ms), payload=raw.decode(), now_ms=now_ms)
+
+
+def stored_event(payload: str, *, now_ms: int) -> StripeEvent:
+    """Translate an event that needs no signature: one of our own inbox, or of a list that Stripe gave us.
+
+    Raises:
+        ForgedEvent: it is no event.
+    """
+    return _translate(_parse(payload.encode()), payload=payload, now_ms=now_ms)
+
+
+def _translate(event: dict[str, Any], *, payload: str, now_ms: int) -> StripeEvent:
     data = event["data"]["object"]
     return StripeEvent(
         id=event["id"],
@@ -55,7 +67,7 @@ def read_event(raw: bytes, signature: str, *, secrets: Sequence[str], now_ms: in
         created_at_ms=_created_ms(event.get("created"), now_ms=now_ms),
         object_id=_printable(data.get("id")),
         object=read_object(data),
-        payload=raw.decode(),
+        payload=payload,
     )
 
 

@@ -6,8 +6,16 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from ..payments.gateway import Charge, CheckoutSession, EventObject, PaymentIntent, RefundResult, Unreadable
-from ..payments.states import RefundStatus
+from ..payments.gateway import (
+    Charge,
+    CheckoutSession,
+    DisputeResult,
+    EventObject,
+    PaymentIntent,
+    RefundResult,
+    Unreadable,
+)
+from ..payments.states import DisputeStatus, RefundStatus
 
 Json = Mapping[str, Any]
 OWN_REFUND_ID: Final = "refund_id"
@@ -32,13 +40,16 @@ def read_object(data: Json) -> EventObject:
 
 def checkout_session(data: Json) -> CheckoutSession:
     """Translate a Checkout Session."""
-    details = _table(data, "customer_details")
-    amount = data.get("amount_total")
+    details, totals = _table(data, "customer_details"), _table(data, "total_details")
     return CheckoutSession(
         id=_text(data, "id"),
         status=_text_or_none(data, "status"),
         payment_status=_text(data, "payment_status"),
-        amount_total_minor=None if amount is None else _whole(data, "amount_total"),
+        amount_subtotal_minor=_whole_or_none(data, "amount_subtotal"),
+        amount_total_minor=_whole_or_none(data, "amount_total"),
+        discount_minor=_whole_or_none(totals, "amount_discount") or 0,
+        tax_minor=_whole_or_none(totals, "amount_tax") or 0,
+        shipping_minor=_whole_or_none(totals, "amount_shipping") or 0,
         currency=_text_or_none(data, "currency"),
         livemode=_flag(data, "livemode"),
         client_reference_id=_text_or_none(data, "client_reference_id"),
@@ -96,9 +107,61 @@ def refund(data: Json) -> RefundResult:
     )
 
 
+def dispute(data: Json) -> DisputeResult:
+    """Translate a dispute; its balance transactions say which way its money went, in whatever currency."""
+    amount = _whole(data, "amount")
+    if amount <= 0:
+        msg = f"a dispute's amount is {amount}"
+        raise UnreadableObject(msg)
+    moved = _moved_amounts(data)
+    due = _whole_or_none(_table(data, "evidence_details"), "due_by")
+    return DisputeResult(
+        id=_text(data, "id"),
+        status=_dispute_status(_text(data, "status")),
+        amount_minor=amount,
+        currency=_text(data, "currency"),
+        charge_id=_id_of(data, "charge"),
+        payment_intent_id=_id_of(data, "payment_intent"),
+        reason=_text_or_none(data, "reason") or "general",
+        withdrawals=sum(one < 0 for one in moved),
+        reinstatements=sum(one > 0 for one in moved),
+        evidence_due_at_ms=due * 1000 if due else None,
+        created_at_ms=_whole(data, "created") * 1000,
+    )
+
+
 _TRANSLATORS: Final[Mapping[str, Callable[[Json], EventObject]]] = MappingProxyType(
-    {"checkout.session": checkout_session, "payment_intent": payment_intent, "charge": charge, "refund": refund}
+    {
+        "checkout.session": checkout_session,
+        "payment_intent": payment_intent,
+        "charge": charge,
+        "refund": refund,
+        "dispute": dispute,
+    }
 )
+
+
+def _dispute_status(text: str) -> DisputeStatus:
+    try:
+        return DisputeStatus(text)
+    except ValueError:
+        msg = f"a dispute's status is {text!r:.40}"
+        raise UnreadableObject(msg) from None
+
+
+def _moved_amounts(data: Json) -> list[int]:
+    """Return the signed amounts of a dispute's balance transactions; older API versions may lack the list."""
+    rows = data.get("balance_transactions")
+    if rows is None:
+        return []
+    if not isinstance(rows, list):
+        raise _unreadable("balance_transactions", rows)
+    amounts = [row.get("amount") for row in rows if isinstance(row, Mapping)]
+    whole = [amount for amount in amounts if type(amount) is int]
+    if len(whole) != len(rows):
+        msg = "a dispute's balance transaction has no amount"
+        raise UnreadableObject(msg)
+    return whole
 
 
 def _refund_status(text: str) -> RefundStatus:
@@ -163,6 +226,10 @@ def _whole(data: Json, name: str) -> int:
     if type(value) is not int or not 0 <= value <= _LARGEST:
         raise _unreadable(name, value)
     return value
+
+
+def _whole_or_none(data: Json, name: str) -> int | None:
+    return None if data.get(name) is None else _whole(data, name)
 
 
 def _flag(data: Json, name: str) -> bool:

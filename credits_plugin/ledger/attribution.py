@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import peewee
 
+from hookspecs import Usage
+
 from ..errors import DatabaseError, InvalidValue, NotFound
 from .auditing.starts import ChainStart, chain_start
 from .entries import CLAW_BACKS, INCOMING, Code, LotState
@@ -20,6 +22,8 @@ from .ids import id_time_ms
 from .replay import LotReplay, Movement, Share, Use
 from .snapshots import Snapshot, snapshot
 from .store import LOT_COLUMNS
+
+_CHUNK: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,38 @@ class LotReport:
     expired: int
     rolled_over: int
     remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaidUsage:
+    """One AI request as far as a payment's credits paid for it. ``request_id`` is the host's, where it gave one."""
+
+    transfer_id: int
+    at_ms: int
+    microcredits: int
+    model: str
+    usage: Usage
+    request_id: str | None
+
+
+def usage_paid_by(database: peewee.Database, account_id: int, payment_id: int) -> list[PaidUsage]:
+    """Return the requests that the credits of one payment paid for, oldest first, also those that left a debt first.
+
+    Raises:
+        NotFound: the account does not exist, or its oldest transfers were archived.
+        DatabaseError: the account's chain is broken; the audit says where.
+    """
+    paid: Counter[int] = Counter()
+    with snapshot(database) as rows:
+        lots = _lots(rows, account_id)
+        mine = {lot.id for lot in lots.values() if lot.payment_id == payment_id}
+
+        def count(share: Share) -> None:
+            if share.use is Use.SPENT and share.lot_id in mine:
+                paid[share.transfer_id] += share.amount
+
+        _replay(rows, account_id, LotReplay(lots, on_share=count), on_movement=_ignore, every=True)
+        return [_paid_usage(row, paid[row[0]]) for row in _usage_rows(rows, account_id, sorted(paid))]
 
 
 def paid_by(database: peewee.Database, account_id: int, transfer_id: int) -> PaidBy:
@@ -151,16 +187,17 @@ def lot_reports(database: peewee.Database, account_id: int) -> list[LotReport]:
 def claw_back_references(rows: Snapshot, condition: str, parameters: Iterable[Any]) -> Iterator[tuple[int, str, int]]:
     """Yield (account id, reference, payment id): which payment a claw-back with that reference takes back.
 
-    The one place that knows what claw-backs refer to: refunds, or the payment itself.
+    The one place that knows what claw-backs refer to: refunds, disputes, or the payment itself.
     """
     bound = list(parameters)
     yield from rows.stream(
         "SELECT account_id, reference, payment_id FROM ("
         f"SELECT account_id, stripe_refund_id AS reference, id AS line, payment_id FROM refund WHERE {condition} "
+        f"UNION ALL SELECT account_id, stripe_dispute_id, id, payment_id FROM dispute WHERE {condition} "
         f"UNION ALL SELECT account_id, payment_intent_id, id, id FROM payment WHERE {condition} "
         f"UNION ALL SELECT account_id, stripe_session_id, id, id FROM payment WHERE {condition}"
         ") AS known WHERE reference IS NOT NULL ORDER BY account_id, line",
-        bound * 3,
+        bound * 4,
     )
 
 
@@ -209,10 +246,36 @@ def _lots(rows: Snapshot, account_id: int) -> dict[int, LotState]:
     return {row[0]: LotState(*row) for row in found}
 
 
+def _ignore(movement: Movement) -> None:
+    """Take notice of nothing: the shares tell what is asked."""
+
+
+def _usage_rows(rows: Snapshot, account_id: int, ids: list[int]) -> Iterator[Any]:
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        yield from rows.rows(
+            "SELECT t.id, t.at_ms, p.model, t.reference, t.input, t.cache_read, t.cache_write, t.output, t.reasoning "
+            "FROM transfer t LEFT JOIN price_version p ON p.id = t.price_version "
+            f"WHERE t.account_id = %s AND t.id IN ({', '.join(['%s'] * len(chunk))}) ORDER BY t.id",
+            [account_id, *chunk],
+        )
+
+
+def _paid_usage(row: Any, microcredits: int) -> PaidUsage:
+    identifier, at_ms, model, reference, *tokens = row
+    return PaidUsage(identifier, at_ms, microcredits, model or "", Usage(*(count or 0 for count in tokens)), reference)
+
+
 def _replay(
-    rows: Snapshot, account_id: int, replay: LotReplay, *, wanted: int = 0, on_movement: Callable[[Movement], None]
+    rows: Snapshot,
+    account_id: int,
+    replay: LotReplay,
+    *,
+    on_movement: Callable[[Movement], None],
+    wanted: int = 0,
+    every: bool = False,
 ) -> None:
-    """Walk the chain back from its head and replay what concerns lots, oldest first.
+    """Walk the chain back from its head and replay what concerns lots, oldest first; ``every``: also all usage.
 
     Raises:
         NotFound: there is no such account, or its oldest transfers were archived.
@@ -223,7 +286,7 @@ def _replay(
     payments = {row[1]: row[2] for row in claw_back_references(rows, "account_id = %s", [account_id])}
     sql = (
         f"{_CHAIN} SELECT seq, id, code, amount, balance_after, at_ms, reference FROM chain "
-        f"WHERE code <> {int(Code.USAGE)} OR balance_after < 0 OR id = %s ORDER BY seq"
+        f"WHERE {'1 = 1 OR ' if every else ''}code <> {int(Code.USAGE)} OR balance_after < 0 OR id = %s ORDER BY seq"
     )
     first = 0
     for place, *link in rows.stream(sql, [account_id, last_id, account_id, wanted]):

@@ -65,6 +65,10 @@ CLAW_BACKS: Final = frozenset({Code.REFUND, Code.DISPUTE})
 """Codes that may leave an account in debt: the money has already gone back."""
 
 
+OPEN_ENDED_MS: Final = 2**62
+"""When a hold ends that waits for a person's decision instead of an answer: never by itself."""
+
+
 class HoldStatus(IntEnum):
     """Life of a hold: placed, then exactly one of the others; a late settle turns expired into settled."""
 

@@ -94,6 +94,8 @@ async def start_purchase(shop: Shop, *, account_id: str, package_id: int, email:
         shop.settings.cancel_url,
         customer_id=await shop.writer.work([key], open_payment),
         email=row["email"],
+        allows_discounts=shop.settings.promotion_codes,
+        taxed=shop.settings.automatic_tax,
     )
     session = await _create_session(shop, order, account_key=key, idempotency_key=row["idempotency_key"])
     logger.info("Created Stripe checkout session %s for user %s", session.id, account_id)
@@ -262,6 +264,7 @@ def _payment_row(
         "livemode": int(shop.settings.livemode),
         "idempotency_key": f"purchase-{payment_id}-{secrets.token_hex(8)}",
         "email": email,
+        "allows_discounts": int(shop.settings.promotion_codes),
     }
 
 
@@ -297,7 +300,7 @@ def _session_view(ours: PaymentView, *, session_id: str, payment_status: str, ac
         session_id,
         "paid" if ours.is_granted else payment_status,
         ours.email,
-        ours.amount_minor,
+        ours.whole_minor,
         ours.currency,
         {
             "user_id": account_id,

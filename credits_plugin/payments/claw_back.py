@@ -1,26 +1,47 @@
-"""Taking credits back when money goes back: compute the target from all refunds, post the difference.
+"""Taking credits back when money goes back: compute the target from all refunds and disputes, post the difference.
 
-So the books are a function of the refunds alone, whatever the order or number of events that told of them.
+So the books are a function of the refunds and disputes alone, whatever the order or number of events that told of them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 from ..errors import LedgerError
 from ..ledger.entries import Code, PostTransfer
 from ..ledger.work import Transaction
 from ..models import AdminAction, Refund
-from ..money import proportional_credits
 from ..notify.outbox import put_event
+from .freezes import adjust_freezes, claw_back_target
 from .gateway import RefundResult
-from .queries import PaymentView, RefundView, refund, refunds_of
+from .queries import PaymentView, RefundView, disputes_of, refund, refunds_of
 from .records import change_payment, lock_payment
-from .states import MONEY_BACK, RefundStatus, later_refund_status, refunded_status
+from .states import MONEY_BACK, RefundStatus, granted_status, later_refund_status
 
 OBSERVED_ACTOR = "stripe"
 """The actor of refunds that nobody asked for here: made in Stripe's dashboard, or by Stripe."""
+
+
+class Cause(StrEnum):
+    """What made the money go back, or come again."""
+
+    REFUND = "refund"
+    DISPUTE = "dispute"
+
+
+_WORDS: Final[Mapping[tuple[Cause, bool], tuple[Code, str]]] = MappingProxyType(
+    {
+        (Cause.REFUND, True): (Code.REFUND, "refunded"),
+        (Cause.REFUND, False): (Code.REFUND_FAILED, "refund_failed"),
+        (Cause.DISPUTE, True): (Code.DISPUTE, "disputed"),
+        (Cause.DISPUTE, False): (Code.DISPUTE_WON, "dispute_won"),
+    }
+)
 
 
 def refund_problem(payment: PaymentView, result: RefundResult) -> str | None:
@@ -44,36 +65,40 @@ def merge_refund(tx: Transaction, *, payment_id: int, result: RefundResult) -> R
     status = later_refund_status(row.status, result.status)
     changes = {"status": status, "detail": result.failure or row.detail, "updated_at_ms": tx.at_ms}
     Refund.update(**changes).where(Refund.id == row.id).execute(tx.database)
-    take_back(tx, payment_id=payment_id, reference=result.id)
+    take_back(tx, payment_id=payment_id, cause=Cause.REFUND, reference=result.id)
     if row.status is RefundStatus.REQUESTED:
         _complete_admin_action(tx, payment, refund_id=row.id, balance_before=balance_before)
     return _require(refund(tx.database, row.id))
 
 
-def take_back(tx: Transaction, *, payment_id: int, reference: str) -> None:
-    """Post what is missing between the credits clawed back and what the payment's refunds call for.
+def take_back(tx: Transaction, *, payment_id: int, cause: Cause, reference: str) -> None:
+    """Bring the credits in line with the payment's refunds and disputes: compute the target, post the difference.
 
-    Rounds up what is taken; the parts of a full refund add up to the grant. May leave the account in debt.
+    Rounds up what is taken; the parts of a full refund add up to the grant. May leave the account in debt. Money that
+    goes back twice, by a refund and by a dispute, takes its credits once. What open disputes still threaten is frozen.
+    ``cause`` and ``reference`` say on the transfer what has changed. Nothing changed: nothing is posted.
     """
     payment = lock_payment(tx, payment_id)
-    live = (row for row in refunds_of(tx.database, payment_id) if row.status in MONEY_BACK)
-    refunded_minor = sum(row.amount_minor for row in live)
+    refunded_minor = sum(row.amount_minor for row in refunds_of(tx.database, payment_id) if row.status in MONEY_BACK)
+    disputed_minor = sum(row.amount_minor for row in disputes_of(tx.database, payment_id) if row.is_withdrawn)
+    sums = {"refunded_minor": refunded_minor, "disputed_minor": disputed_minor}
     if not payment.is_granted:
-        change_payment(tx, payment_id, refunded_minor=refunded_minor)
+        change_payment(tx, payment_id, **sums)
         return
-    target = proportional_credits(payment.microcredits, part_minor=refunded_minor, whole_minor=payment.amount_minor)
-    status = refunded_status(refunded_minor=refunded_minor, amount_minor=payment.amount_minor)
-    change_payment(tx, payment_id, refunded_minor=refunded_minor, clawed_back=target, status=status)
+    target = claw_back_target(payment, money_back_minor=refunded_minor + disputed_minor)
+    status = granted_status(**sums, paid_minor=payment.whole_minor)
+    change_payment(tx, payment_id, **sums, clawed_back=target, status=status)
     if target != payment.clawed_back:
-        _post_difference(tx, payment, difference=target - payment.clawed_back, reference=reference)
+        _post_difference(tx, payment, difference=target - payment.clawed_back, cause=cause, reference=reference)
+    adjust_freezes(tx, payment, money_back_minor=refunded_minor + disputed_minor)
 
 
-def _post_difference(tx: Transaction, payment: PaymentView, *, difference: int, reference: str) -> None:
+def _post_difference(tx: Transaction, payment: PaymentView, *, difference: int, cause: Cause, reference: str) -> None:
     account = tx.account(payment.account_id)
     if account is None:
         msg = f"payment {payment.id} is granted, but its account has no row; run `credits audit`"
         raise LedgerError(msg)
-    code = Code.REFUND if difference > 0 else Code.REFUND_FAILED
+    code, kind = _WORDS[cause, difference > 0]
     posted = tx.decide(
         PostTransfer(
             payment.account_id,
@@ -89,10 +114,10 @@ def _post_difference(tx: Transaction, payment: PaymentView, *, difference: int, 
     put_event(
         tx,
         account_id=payment.account_id,
-        kind="refunded" if difference > 0 else "refund_failed",
+        kind=kind,
         data={
             "payment_id": str(payment.id),
-            "refund": reference,
+            cause.value: reference,
             "microcredits": posted.amount,
             "balance": posted.balance,
         },

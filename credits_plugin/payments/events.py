@@ -7,15 +7,16 @@ not matter. Types that are not in the table are stored and ignored.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from ..ledger.work import Transaction
 from .checkout import find_order, receipt_of
 from .claw_back import merge_refund, refund_problem
+from .disputes import dispute_problem, merge_dispute
 from .fulfilment import Fulfilled, Fulfilment, settle_session, state_of_unpaid
-from .gateway import Charge, CheckoutSession, PaymentIntent, RefundResult, StripeEvent, Unreadable
+from .gateway import Charge, CheckoutSession, DisputeResult, PaymentIntent, RefundResult, StripeEvent, Unreadable
 from .queries import PaymentView, payment_of_intent
 from .records import change_payment, lock_payment
 from .shop import Shop
@@ -33,12 +34,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is left to do for an event: a unit of work on the account it concerns, if there is one."""
+    """What is left to do for an event: a unit of work on the account and payment it concerns, if there are any."""
 
     run: Callable[[Transaction], Verdict]
     account_id: int | None = None
+    payment_id: int | None = None
 
 
+Settle: TypeAlias = Callable[[Transaction], Fulfilment]
 Planner: TypeAlias = Callable[[Shop, StripeEvent], Awaitable[Plan]]
 
 
@@ -71,7 +74,7 @@ async def _plan_session(shop: Shop, event: StripeEvent) -> Plan:
         return _end(InboxStatus.QUARANTINED if claimed else InboxStatus.IGNORED, order.problem)
     unpaid = _UNPAID.get(event.type) or state_of_unpaid(order.session)
     step = await _session_step(shop, order.payment, order.session, unpaid=unpaid)
-    return Plan(lambda tx: _verdict(step(tx)), order.payment.account_id)
+    return Plan(lambda tx: _verdict(step(tx)), order.payment.account_id, order.payment.id)
 
 
 async def _plan_intent(shop: Shop, event: StripeEvent) -> Plan:
@@ -81,15 +84,8 @@ async def _plan_intent(shop: Shop, event: StripeEvent) -> Plan:
     found = await _payment_of_intent(shop, intent.id)
     if found is None:
         return _end(InboxStatus.IGNORED, f"{intent.id} is no payment of ours")
-    ours, settle = found
-
-    def run(tx: Transaction) -> Verdict:
-        fulfilment = settle(tx) if settle else None
-        if fulfilment is not None and fulfilment.outcome is Fulfilled.QUARANTINED:
-            return _verdict(fulfilment)
-        return _note_intent(tx, ours.id, intent, fulfilment)
-
-    return Plan(run, ours.account_id)
+    ours = found[0]
+    return _after_settling(*found, lambda tx, fulfilment: _note_intent(tx, ours.id, intent, fulfilment))
 
 
 async def _plan_refund(shop: Shop, event: StripeEvent) -> Plan:
@@ -111,16 +107,62 @@ async def _plan_refunds(shop: Shop, intent_id: str | None, known: list[RefundRes
     found = await _payment_of_intent(shop, intent_id) if intent_id is not None else None
     if intent_id is None or found is None:
         return _end(InboxStatus.IGNORED, "it refunds no payment of ours")
-    ours, settle = found
+    ours = found[0]
     refunds = await shop.gateway.refunds_of_intent(intent_id) if known is None else known
+    return _after_settling(*found, lambda tx, fulfilment: _merge(tx, ours.id, refunds, fulfilment))
+
+
+async def _plan_dispute(shop: Shop, event: StripeEvent) -> Plan:
+    dispute = event.object
+    if not isinstance(dispute, DisputeResult):
+        return _wrong_kind(event)
+    dispute = _with_event(dispute, event.type)
+    intent_id = dispute.payment_intent_id
+    if intent_id is None and dispute.charge_id is not None:  # older API versions name the charge alone
+        intent_id = (await shop.gateway.charge(dispute.charge_id)).payment_intent_id
+    found = await _payment_of_intent(shop, intent_id) if intent_id is not None else None
+    if found is None:
+        return _end(InboxStatus.IGNORED, f"{dispute.id} disputes no payment of ours")
+    ours = found[0]
+    return _after_settling(
+        *found, lambda tx, fulfilment: _merge_dispute(tx, ours.id, dispute, event.created_at_ms, fulfilment)
+    )
+
+
+def _with_event(dispute: DisputeResult, event_type: str) -> DisputeResult:
+    """Count the movement that the event's own type tells of, for objects that do not list it."""
+    reinstated = event_type == "charge.dispute.funds_reinstated"
+    withdrawn = reinstated or event_type == "charge.dispute.funds_withdrawn"
+    return replace(
+        dispute,
+        withdrawals=max(dispute.withdrawals, int(withdrawn)),
+        reinstatements=max(dispute.reinstatements, int(reinstated)),
+    )
+
+
+def _merge_dispute(
+    tx: Transaction, payment_id: int, dispute: DisputeResult, seen_at_ms: int, fulfilment: Fulfilment | None
+) -> Verdict:
+    problem = dispute_problem(lock_payment(tx, payment_id), dispute)
+    if problem is not None:
+        change_payment(tx, payment_id, detail=problem)
+        return Verdict(InboxStatus.QUARANTINED, problem, fulfilment)
+    merge_dispute(tx, payment_id=payment_id, result=dispute, seen_at_ms=seen_at_ms)
+    return Verdict(InboxStatus.PROCESSED, fulfilment=fulfilment)
+
+
+def _after_settling(
+    ours: PaymentView, settle: Settle | None, work: Callable[[Transaction, Fulfilment | None], Verdict]
+) -> Plan:
+    """Plan ``work`` on a payment, after what its session calls for; a session that does not fit stops it."""
 
     def run(tx: Transaction) -> Verdict:
         fulfilment = settle(tx) if settle else None
         if fulfilment is not None and fulfilment.outcome is Fulfilled.QUARANTINED:
             return _verdict(fulfilment)
-        return _merge(tx, ours.id, refunds, fulfilment)
+        return work(tx, fulfilment)
 
-    return Plan(run, ours.account_id)
+    return Plan(run, ours.account_id, ours.id)
 
 
 def _merge(tx: Transaction, payment_id: int, refunds: list[RefundResult], fulfilment: Fulfilment | None) -> Verdict:
@@ -137,11 +179,8 @@ def _merge(tx: Transaction, payment_id: int, refunds: list[RefundResult], fulfil
 def _note_intent(tx: Transaction, payment_id: int, intent: PaymentIntent, fulfilment: Fulfilment | None) -> Verdict:
     """Write on the payment what became of its payment intent; never grants, never takes a grant's state away."""
     payment = lock_payment(tx, payment_id)
-    if intent.status == "succeeded" and (intent.amount_received_minor, intent.currency) != (
-        payment.amount_minor,
-        payment.currency,
-    ):
-        detail = f"{intent.id} received {intent.amount_received_minor} {intent.currency}, not what was ordered"
+    if intent.status == "succeeded" and payment.is_granted and not _is_granted_amount(payment, intent):
+        detail = f"{intent.id} received {intent.amount_received_minor} {intent.currency}, not what was granted"
         change_payment(tx, payment_id, detail=detail)
         return Verdict(InboxStatus.QUARANTINED, detail, fulfilment)
     if payment.is_granted:
@@ -154,7 +193,8 @@ def _note_intent(tx: Transaction, payment_id: int, intent: PaymentIntent, fulfil
     return Verdict(InboxStatus.PROCESSED, detail or None, fulfilment)
 
 
-Settle: TypeAlias = Callable[[Transaction], Fulfilment]
+def _is_granted_amount(payment: PaymentView, intent: PaymentIntent) -> bool:
+    return (intent.amount_received_minor, intent.currency) == (payment.whole_minor, payment.currency)
 
 
 async def _payment_of_intent(shop: Shop, intent_id: str) -> tuple[PaymentView, Settle | None] | None:
@@ -213,6 +253,11 @@ _PLANNERS: Final[Mapping[str, Planner]] = MappingProxyType(
         "refund.updated": _plan_refund,
         "refund.failed": _plan_refund,
         "charge.refunded": _plan_refunded_charge,
+        "charge.dispute.created": _plan_dispute,
+        "charge.dispute.updated": _plan_dispute,
+        "charge.dispute.funds_withdrawn": _plan_dispute,
+        "charge.dispute.funds_reinstated": _plan_dispute,
+        "charge.dispute.closed": _plan_dispute,
     }
 )
 HANDLED_TYPES: Final = tuple(_PLANNERS)

@@ -16,9 +16,9 @@ from ..ledger.work import Transaction
 from ..models import Account, Payment
 from ..notify.outbox import put_event
 from ..prepared import Prepared
-from .claw_back import take_back
+from .claw_back import Cause, take_back
 from .gateway import CheckoutSession, PaymentIntent
-from .queries import PaymentView, payment_of_intent
+from .queries import PaymentView, disputes_of, payment_of_intent
 from .records import change_payment, lock_payment
 from .states import PaymentStatus, later_payment_status
 
@@ -49,7 +49,7 @@ def session_problem(payment: PaymentView, session: CheckoutSession) -> str | Non
     """Say why a session cannot be this payment's; None where it matches our row in everything that counts."""
     expected: tuple[tuple[str, object, object], ...] = (
         ("session", payment.session_id or session.id, session.id),
-        ("amount", payment.amount_minor, session.amount_total_minor),
+        ("price", payment.amount_minor, price_of(session)),
         ("currency", payment.currency, session.currency),
         ("livemode", payment.livemode, session.livemode),
     )
@@ -64,6 +64,34 @@ def session_problem(payment: PaymentView, session: CheckoutSession) -> str | Non
         return f"session {session.id} was made for another account"
     if session.payment_status == "paid" and session.payment_intent_id is None:
         return f"session {session.id} is paid without a payment intent"
+    return total_problem(payment, session)
+
+
+def price_of(session: CheckoutSession) -> int | None:
+    """Return what is compared with our order: the price before discounts, tax and shipping."""
+    subtotal = session.amount_subtotal_minor
+    return session.amount_total_minor if subtotal is None else subtotal
+
+
+def total_problem(payment: PaymentView, session: CheckoutSession) -> str | None:
+    """Say why what the buyer pays does not follow from the price; None where it does.
+
+    A discount counts only on an order that allowed promotion codes. Tax comes on top, or is inside the price. Free is
+    not paid: an order that a code pays in full is for an operator to grant.
+    """
+    total, price = session.amount_total_minor, price_of(session)
+    if total is None or price is None:
+        return f"session {session.id} has no amount"
+    if session.discount_minor and not payment.allows_discounts:
+        return f"session {session.id} has a discount of {session.discount_minor}, but our order allowed none"
+    reduced = price - session.discount_minor + session.shipping_minor
+    if total not in {reduced, reduced + session.tax_minor}:
+        return (
+            f"the amount of session {session.id} is {total}, but {price} less a discount of {session.discount_minor} "
+            f"with tax of {session.tax_minor} is another"
+        )
+    if session.payment_status == "no_payment_required":
+        return f"session {session.id} was completed without a payment: grant its credits by hand if that is meant"
     return None
 
 
@@ -111,7 +139,38 @@ def settle_session(
     if session.payment_status != "paid":
         change_payment(tx, payment.id, status=later_payment_status(payment.status, unpaid))
         return Fulfilment(Fulfilled.WAITING, payment.id, f"the session is {session.payment_status}")
+    if intent is not None and intent.status != "succeeded":
+        return Fulfilment(Fulfilled.WAITING, payment.id, f"{intent.id} is {intent.status}")
+    captured = captured_part(payment, session, intent)
+    if isinstance(captured, str):
+        change_payment(tx, payment.id, detail=captured)
+        return Fulfilment(Fulfilled.QUARANTINED, payment.id, captured)
+    payment = change_payment(tx, payment.id, paid_minor=captured.paid_minor, granted_microcredits=captured.microcredits)
     return _grant(tx, payment, session, external_id=external_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What was really taken of a payment, and the credits that it bought."""
+
+    paid_minor: int
+    microcredits: int
+
+
+def captured_part(payment: PaymentView, session: CheckoutSession, intent: PaymentIntent | None) -> Captured | str:
+    """Return the captured part of a paid session and its credits, rounded down; or why it fits no order. Pure.
+
+    Without the intent, which Stripe could not give, the session's amount was taken: our pages capture on their own.
+    """
+    total = session.amount_total_minor or 0
+    if intent is None or intent.amount_received_minor == total:
+        return Captured(total, payment.microcredits)
+    if intent.currency != payment.currency or not 0 < intent.amount_received_minor < total:
+        return f"{intent.id} received {intent.amount_received_minor} {intent.currency}, the session says {total}"
+    part = payment.microcredits * intent.amount_received_minor // total
+    if not part:
+        return f"{intent.id} received {intent.amount_received_minor} of {total}, which buys no credit"
+    return Captured(intent.amount_received_minor, part)
 
 
 def state_of_unpaid(session: CheckoutSession) -> PaymentStatus:
@@ -158,7 +217,7 @@ def _grant(tx: Transaction, payment: PaymentView, session: CheckoutSession, *, e
             external_id,
             transfer_id,
             Code.PURCHASE,
-            payment.microcredits,
+            payment.credited,
             tx.at_ms,
             reference=session.payment_intent_id,
             payment_id=payment.id,
@@ -175,20 +234,26 @@ def _grant(tx: Transaction, payment: PaymentView, session: CheckoutSession, *, e
             "payment_intent": session.payment_intent_id,
             "package_id": payment.package_id,
             "microcredits": posted.amount,
-            "amount_minor": payment.amount_minor,
+            "amount_minor": payment.whole_minor,
             "currency": payment.currency,
             "balance": posted.balance,
         },
     )
-    if payment.refunded_minor:
-        take_back(tx, payment_id=payment.id, reference=session.payment_intent_id or session.id)
+    _catch_up(tx, payment, reference=session.payment_intent_id or session.id)
     return Fulfilment(
         Fulfilled.GRANTED,
         payment.id,
         external_id=external_id,
-        microcredits=payment.microcredits,
+        microcredits=payment.credited,
         payment_intent_id=session.payment_intent_id,
     )
+
+
+def _catch_up(tx: Transaction, payment: PaymentView, *, reference: str) -> None:
+    """Take back at once what went back, or freeze what is disputed, before the grant."""
+    if payment.refunded_minor or disputes_of(tx.database, payment.id):
+        cause = Cause.REFUND if payment.refunded_minor else Cause.DISPUTE
+        take_back(tx, payment_id=payment.id, cause=cause, reference=reference)
 
 
 def _claim(tx: Transaction, payment: PaymentView, transfer_id: int) -> None:

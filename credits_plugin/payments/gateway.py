@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
-from .states import RefundStatus
+from .states import DisputeStatus, RefundStatus
 
 
 class RefundReason(StrEnum):
@@ -40,16 +40,25 @@ class CheckoutOrder:
     cancel_url: str
     customer_id: str | None = None
     email: str | None = field(default=None, repr=False)
+    allows_discounts: bool = False
+    taxed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CheckoutSession:
-    """A hosted payment page and what became of it. ``status``: open, complete, expired; metadata is never trusted."""
+    """A hosted payment page and what became of it. ``status``: open, complete, expired; metadata is never trusted.
+
+    ``amount_subtotal_minor`` is the price of what is bought, before discounts, tax and shipping.
+    """
 
     id: str
     status: str | None
     payment_status: str
+    amount_subtotal_minor: int | None
     amount_total_minor: int | None
+    discount_minor: int
+    tax_minor: int
+    shipping_minor: int
     currency: str | None
     livemode: bool
     client_reference_id: str | None
@@ -112,13 +121,38 @@ class RefundResult:
 
 
 @dataclass(frozen=True, slots=True)
+class DisputeResult:
+    """A dispute as Stripe has it. ``withdrawals`` and ``reinstatements``: how often it moved the money each way."""
+
+    id: str
+    status: DisputeStatus
+    amount_minor: int
+    currency: str
+    charge_id: str | None
+    payment_intent_id: str | None
+    reason: str
+    withdrawals: int
+    reinstatements: int
+    evidence_due_at_ms: int | None
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Some of Stripe's events, newest first. ``last_id``, of the oldest, asks for those before it; None at the end."""
+
+    events: Sequence[StripeEvent]
+    last_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """An event's object in a shape that this version does not know: to be quarantined, never guessed at."""
 
     reason: str
 
 
-EventObject: TypeAlias = CheckoutSession | PaymentIntent | Charge | RefundResult | Unreadable | None
+EventObject: TypeAlias = CheckoutSession | PaymentIntent | Charge | RefundResult | DisputeResult | Unreadable | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +193,14 @@ class PaymentGateway(Protocol):
     async def refunds_of_intent(self, payment_intent_id: str) -> list[RefundResult]:
         """Fetch all refunds of a payment intent, oldest first."""
 
+    async def charge(self, charge_id: str) -> Charge:
+        """Fetch a charge."""
+
+    async def events_page(
+        self, *, created_from_ms: int, types: Sequence[str] = (), before_id: str | None = None
+    ) -> EventPage:
+        """Fetch events since a time, from below ``before_id``; Stripe keeps them for 30 days. At most 20 types."""
+
     async def create_refund(self, order: RefundOrder, *, idempotency_key: str) -> RefundResult:
         """Send money back. The key was committed before."""
 
@@ -167,6 +209,13 @@ class PaymentGateway(Protocol):
 
         Raises:
             ForgedEvent: not signed with one of the secrets, too old, from the future, or not an event.
+        """
+
+    def stored_event(self, payload: str) -> StripeEvent:
+        """Translate the JSON of an event that was verified when it came in, or that Stripe itself listed.
+
+        Raises:
+            ForgedEvent: it is no event.
         """
 
     async def close(self) -> None:

@@ -49,25 +49,47 @@ async def receive(shop: Shop, raw: bytes, signature: str) -> Receipt:
     """
     secrets = shop.settings.stripe_webhook_secrets
     event = shop.gateway.read_event(raw, signature, secrets=secrets, now_ms=now_ms())
+    return await accept(shop, event)
+
+
+async def accept(shop: Shop, event: StripeEvent) -> Receipt:
+    """Handle an event that is known to be Stripe's, unless it was processed before.
+
+    Raises:
+        CreditsError: it could not be handled now; its row says why.
+    """
     logger.info("Handling Stripe webhook event: %s", event.type)
     seen = await shop.reads.run(lambda database: inbox_event(database, event.id))
     if seen is not None and seen.status is InboxStatus.PROCESSED:
         return Receipt(event.id, event.type, seen.status, seen.detail, repeated=True)
+    return await _handle_or_note(shop, event)
+
+
+async def handle_again(shop: Shop, event: StripeEvent) -> Receipt:
+    """Handle an event whatever became of it before; what it did already is not done twice.
+
+    Raises:
+        CreditsError: it could not be handled now; its row says why, unless it had been processed before.
+    """
+    return await _handle_or_note(shop, event, again=True)
+
+
+async def _handle_or_note(shop: Shop, event: StripeEvent, *, again: bool = False) -> Receipt:
     try:
-        return await _handle_twice(shop, event)
+        return await _handle_twice(shop, event, again=again)
     except Exception as error:  # whatever failed, the row must say so and Stripe must hear a 5xx
         await _note_failure(shop, event, error)
         raise
 
 
-async def _handle_twice(shop: Shop, event: StripeEvent) -> Receipt:
+async def _handle_twice(shop: Shop, event: StripeEvent, *, again: bool) -> Receipt:
     """Handle the event; if another host was at the same new rows at the same moment, look at them and try once more."""
     try:
-        return await _handle(shop, event)
+        return await _handle(shop, event, again=again)
     except Exception as error:
         if not _is_collision(error):
             raise
-        return await _handle(shop, event)
+        return await _handle(shop, event, again=again)
 
 
 def _is_collision(error: Exception) -> bool:
@@ -78,13 +100,13 @@ def _is_collision(error: Exception) -> bool:
     return any(kind.__name__ in {"IntegrityError", "OperationalError"} for kind in type(error).__mro__)
 
 
-async def _handle(shop: Shop, event: StripeEvent) -> Receipt:
+async def _handle(shop: Shop, event: StripeEvent, *, again: bool) -> Receipt:
     plan = await plan_event(shop, event)
 
     def work(tx: Transaction) -> tuple[Verdict, bool]:
         is_new = _insert_event(tx, event)
         seen = None if is_new else inbox_event(tx.database, event.id)
-        if seen is not None and seen.status is InboxStatus.PROCESSED:
+        if seen is not None and seen.status is InboxStatus.PROCESSED and not again:
             return Verdict(seen.status, seen.detail), True
         verdict = plan.run(tx)
         _finish_event(tx, event, status=verdict.status, detail=verdict.detail, account_id=plan.account_id)

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import peewee
 
-from ..models import Account, InboxEvent, Payment, Refund
+from ..models import Account, Dispute, InboxEvent, Payment, Refund
 from ..prepared import Prepared
-from .states import InboxStatus, PaymentStatus, RefundStatus
+from .states import OPEN_DISPUTES, DisputeStatus, InboxStatus, PaymentStatus, RefundStatus, dispute_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,25 @@ class PaymentView:
     created_at_ms: int
     updated_at_ms: int
     paid_at_ms: int | None
+    allows_discounts: bool
+    paid_minor: int | None
+    granted_microcredits: int | None
+    disputed_minor: int
 
     @property
     def is_granted(self) -> bool:
         """Whether its credits have been added, once and for ever."""
         return self.grant_transfer_id is not None
+
+    @property
+    def whole_minor(self) -> int:
+        """What was taken for it: with tax, without discounts, the captured part; what was ordered until it is paid."""
+        return self.amount_minor if self.paid_minor is None else self.paid_minor
+
+    @property
+    def credited(self) -> int:
+        """The microcredits of its grant; those ordered until there is one."""
+        return self.microcredits if self.granted_microcredits is None else self.granted_microcredits
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,46 @@ class RefundView:
     detail: str | None
     created_at_ms: int
     updated_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeView:
+    """A dispute of a payment. ``frozen``: the microcredits that were held back when it opened, None before that."""
+
+    id: int
+    payment_id: int
+    account_id: int
+    stripe_dispute_id: str
+    status: DisputeStatus
+    status_at_ms: int
+    amount_minor: int
+    currency: str
+    reason: str
+    withdrawals: int
+    reinstatements: int
+    hold_id: int | None
+    frozen: int | None
+    evidence_due_at_ms: int | None
+    created_at_ms: int
+    updated_at_ms: int
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether its money is gone: taken more often than given back. A lost one's was taken, told of or not."""
+        taken = max(self.withdrawals, self.reinstatements, int(self.status is DisputeStatus.LOST))
+        return taken > self.reinstatements
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the bank still decides, or still asks."""
+        return dispute_rank(self.status) < dispute_rank(DisputeStatus.WON) and (
+            self.status is not DisputeStatus.WARNING_CLOSED
+        )
+
+    @property
+    def threatens(self) -> bool:
+        """Whether its money is still there and may be taken."""
+        return self.status in OPEN_DISPUTES and not self.withdrawals and not self.reinstatements
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +180,7 @@ def payments_page(
 
 def refunds_of(database: peewee.Database, payment_id: int) -> list[RefundView]:
     """Return a payment's refunds, oldest first."""
-    query = Refund.select().where(Refund.payment_id == payment_id).order_by(Refund.id)
-    return [_refund_view(row) for row in query.dicts().execute(database)]
+    return [_refund_view(row) for row in _REFUNDS.rows(database, payment_id)]
 
 
 def refund(database: peewee.Database, refund_id: int) -> RefundView | None:
@@ -138,6 +191,25 @@ def refund(database: peewee.Database, refund_id: int) -> RefundView | None:
 def refund_of_key(database: peewee.Database, idempotency_key: str) -> RefundView | None:
     """Return the refund that was asked for with this key."""
     return _one_refund(database, Refund.idempotency_key == idempotency_key)
+
+
+def disputes_of(database: peewee.Database, payment_id: int) -> list[DisputeView]:
+    """Return a payment's disputes, oldest first."""
+    return [_dispute_view(row) for row in _DISPUTES.rows(database, payment_id)]
+
+
+def dispute_of_stripe(database: peewee.Database, stripe_dispute_id: str) -> DisputeView | None:
+    """Return the dispute with this id of Stripe's."""
+    query = Dispute.select().where(Dispute.stripe_dispute_id == stripe_dispute_id)
+    return next((_dispute_view(row) for row in query.dicts().execute(database)), None)
+
+
+def disputes_page(database: peewee.Database, *, before_id: int | None = None, limit: int = 50) -> list[DisputeView]:
+    """Return all disputes, newest first, from the one below ``before_id``."""
+    query = Dispute.select().order_by(Dispute.id.desc()).limit(limit)
+    if before_id is not None:
+        query = query.where(Dispute.id < before_id)
+    return [_dispute_view(row) for row in query.dicts().execute(database)]
 
 
 def inbox_page(
@@ -163,6 +235,12 @@ def inbox_event(database: peewee.Database, event_id: str) -> InboxLine | None:
     """Return one event."""
     rows = _EVENT_BY_ID.rows(database, event_id)
     return _inbox_line(rows[0]) if rows else None
+
+
+def inbox_payload(database: peewee.Database, event_id: str) -> str | None:
+    """Return an event's JSON as it came in."""
+    query = InboxEvent.select(InboxEvent.payload).where(InboxEvent.event_id == event_id)
+    return next((row[0] for row in query.tuples().execute(database)), None)
 
 
 _INBOX_COLUMNS: Final = (
@@ -191,6 +269,10 @@ def _payments(*conditions: Any) -> Any:
 _BY_ID: Final = Prepared(lambda payment_id: _payments(Payment.id == payment_id))
 _BY_SESSION: Final = Prepared(lambda session_id: _payments(Payment.stripe_session_id == session_id))
 _BY_INTENT: Final = Prepared(lambda intent_id: _payments(Payment.payment_intent_id == intent_id))
+_REFUNDS: Final = Prepared(lambda payment_id: Refund.select().where(Refund.payment_id == payment_id).order_by(Refund.id))
+_DISPUTES: Final = Prepared(
+    lambda payment_id: Dispute.select().where(Dispute.payment_id == payment_id).order_by(Dispute.id)
+)
 _EVENT_BY_ID: Final = Prepared(
     lambda event_id: InboxEvent.select(*_INBOX_COLUMNS).where(InboxEvent.event_id == event_id)
 )
@@ -211,11 +293,16 @@ def _payment_view(row: dict[str, Any]) -> PaymentView:
     values["session_id"] = values.pop("stripe_session_id")
     values["status"] = PaymentStatus(values["status"])
     values["livemode"] = bool(values["livemode"])
+    values["allows_discounts"] = bool(values["allows_discounts"])
     return PaymentView(**values)
 
 
 def _refund_view(row: dict[str, Any]) -> RefundView:
     return RefundView(**{**row, "status": RefundStatus(row["status"])})
+
+
+def _dispute_view(row: dict[str, Any]) -> DisputeView:
+    return DisputeView(**{**row, "status": DisputeStatus(row["status"])})
 
 
 def _inbox_line(row: dict[str, Any]) -> InboxLine:

@@ -6,11 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from hookspecs import RefundProposal
+
 from ..errors import GatewayError, InvalidValue, NotFound, RefundRefused
+from ..ledger.queries import account_lots
 from ..ledger.work import Transaction
 from ..models import AdminAction, Refund
-from ..money import MAX_AMOUNT, format_money, require_amount
+from ..money import MAX_AMOUNT, format_credits, format_money, require_amount
 from .claw_back import merge_refund, refund_problem
+from .freezes import claw_back_target
 from .gateway import RefundOrder, RefundReason, RefundResult
 from .queries import PaymentView, RefundView, payment, refund, refund_of_key, refunds_of
 from .records import lock_payment
@@ -44,16 +48,20 @@ async def refund_payment(
     note: str,
     actor: str,
     idempotency_key: str,
+    microcredits: int | None = None,
 ) -> RefundView:
     """Send money back and take the credits that it bought; ``amount_minor`` None is all that is left.
+
+    ``microcredits`` asks by credits instead: their share of the money, rounded down, so never more of them are taken.
+    The host's ``refund_policy`` may refuse a new refund.
 
     The same key again means the same refund: it is looked up and completed, never made twice.
 
     Raises:
         NotFound: there is no such payment.
         InvalidValue: the amount, reason, note, actor or key is none.
-        RefundRefused: the payment is not paid, the amount exceeds what is left, the key belongs to another refund, or
-            Stripe refused for good.
+        RefundRefused: the payment is not paid, the amount exceeds what is left, the key belongs to another refund, the
+            host's policy forbids it, or Stripe refused for good.
         GatewayError: Stripe may or may not have done it; repeat with the same key.
     """
     request = await _check(
@@ -64,7 +72,9 @@ async def refund_payment(
         note=note,
         actor=actor,
         idempotency_key=idempotency_key,
+        microcredits=microcredits,
     )
+    await _ask_policy(shop, request)
     refund_id = shop.new_id()
     row = await shop.writer.work(
         [request.payment.account_id], lambda tx: _request_refund(tx, request, refund_id=refund_id)
@@ -88,6 +98,7 @@ async def _check(
     note: str,
     actor: str,
     idempotency_key: str,
+    microcredits: int | None,
 ) -> _Request:
     if not _KEY.fullmatch(idempotency_key):
         msg = "an idempotency key is 8 to 200 letters, digits, dots, colons, dashes or underscores"
@@ -98,6 +109,9 @@ async def _check(
     if amount_minor is not None:
         require_amount(amount_minor, "a refund")
     checked_reason = _reason(reason)
+    if microcredits is not None and (amount_minor is not None or not require_amount(microcredits, "a refund")):
+        msg = "ask for a refund by money or by credits, not by both"
+        raise InvalidValue(msg)
     known_id = type(payment_id) is int and 0 < payment_id <= MAX_AMOUNT * 2 - 1
     ours = await shop.reads.run(lambda database: payment(database, payment_id)) if known_id else None
     if ours is None:
@@ -106,7 +120,55 @@ async def _check(
     if not ours.is_granted or ours.payment_intent_id is None:
         msg = f"payment {payment_id} is {ours.status}, so there is nothing of it to refund here"
         raise RefundRefused(msg, payment_id=payment_id)
+    if microcredits is not None:
+        amount_minor = money_for_credits(ours, microcredits)
     return _Request(ours, ours.payment_intent_id, amount_minor, checked_reason, note, actor, idempotency_key)
+
+
+def money_for_credits(ours: PaymentView, microcredits: int) -> int | None:
+    """Return the money that so many of a payment's credits were bought for, rounded down; None for all that are left.
+
+    Raises:
+        RefundRefused: fewer are left of its grant.
+        InvalidValue: so few that they are not worth the currency's smallest unit.
+    """
+    left = ours.credited - ours.clawed_back
+    if microcredits > left:
+        msg = f"{format_credits(left)} credits of payment {ours.id} are left to refund"
+        raise RefundRefused(msg, payment_id=ours.id)
+    if microcredits == left:
+        return None
+    amount = ours.whole_minor * microcredits // ours.credited
+    if not amount:
+        msg = f"{format_credits(microcredits)} credits of payment {ours.id} are worth less than its smallest coin"
+        raise InvalidValue(msg)
+    return amount
+
+
+async def _ask_policy(shop: Shop, request: _Request) -> None:
+    """Let the host refuse a new refund; one that was asked for before is completed, whatever the policy is now."""
+    hooks, ours = shop.hooks(), request.payment
+    earlier = await shop.reads.run(lambda database: refund_of_key(database, request.idempotency_key))
+    if hooks is None or earlier is not None:
+        return
+    refunds = await shop.reads.run(lambda database: refunds_of(database, ours.id))
+    lots = await shop.reads.run(lambda database: account_lots(database, ours.account_id))
+    amount = max(_left_minor(ours, refunds), 0) if request.amount_minor is None else request.amount_minor
+    target = claw_back_target(ours, money_back_minor=ours.refunded_minor + ours.disputed_minor + amount)
+    proposal = RefundProposal(
+        ours.external_id or "",
+        str(ours.id),
+        amount,
+        ours.currency,
+        microcredits=target - ours.clawed_back,
+        unspent_microcredits=sum(lot.remaining for lot in lots if lot.payment_id == ours.id),
+        reason=request.reason,
+        actor=request.actor,
+    )
+    refusal = await hooks.refund_policy(proposal)
+    if refusal is not None:
+        msg = f"the host's policy refuses this refund: {refusal}"
+        raise RefundRefused(msg, payment_id=ours.id)
 
 
 def _request_refund(tx: Transaction, request: _Request, *, refund_id: int) -> RefundView:
@@ -115,8 +177,7 @@ def _request_refund(tx: Transaction, request: _Request, *, refund_id: int) -> Re
     earlier = refund_of_key(tx.database, request.idempotency_key)
     if earlier is not None:
         return _same_request(earlier, request)
-    live = sum(row.amount_minor for row in refunds_of(tx.database, ours.id) if row.status in LIVE_REFUNDS)
-    left = ours.amount_minor - live
+    left = _left_minor(ours, refunds_of(tx.database, ours.id))
     amount = left if request.amount_minor is None else request.amount_minor
     if amount > left or left <= 0:
         msg = (
@@ -128,6 +189,12 @@ def _request_refund(tx: Transaction, request: _Request, *, refund_id: int) -> Re
     row = refund(tx.database, refund_id)
     assert row is not None  # noqa: S101 - just written
     return row
+
+
+def _left_minor(ours: PaymentView, refunds: list[RefundView]) -> int:
+    """Return what can still be sent back; what a dispute has taken is gone."""
+    live = sum(row.amount_minor for row in refunds if row.status in LIVE_REFUNDS)
+    return ours.whole_minor - live - ours.disputed_minor
 
 
 def _insert_refund(tx: Transaction, request: _Request, *, refund_id: int, amount_minor: int) -> None:

@@ -21,6 +21,7 @@ class PaymentStatus(StrEnum):
     PAID = "paid"
     PARTIALLY_REFUNDED = "partially_refunded"
     REFUNDED = "refunded"
+    DISPUTED = "disputed"
 
 
 class RefundStatus(StrEnum):
@@ -35,6 +36,27 @@ class RefundStatus(StrEnum):
     SUCCEEDED = "succeeded"
     CANCELED = "canceled"
     FAILED = "failed"
+
+
+class DisputeStatus(StrEnum):
+    """Life of a dispute, in the order in which a later state replaces an earlier one; the last three end it.
+
+    The ``warning_`` states are an inquiry's: the bank asks, and takes no money. It may still become a dispute.
+    """
+
+    WARNING_NEEDS_RESPONSE = "warning_needs_response"
+    WARNING_UNDER_REVIEW = "warning_under_review"
+    WARNING_CLOSED = "warning_closed"
+    NEEDS_RESPONSE = "needs_response"
+    UNDER_REVIEW = "under_review"
+    PREVENTED = "prevented"
+    WON = "won"
+    LOST = "lost"
+
+
+OPEN_DISPUTES: Final = frozenset({DisputeStatus.NEEDS_RESPONSE, DisputeStatus.UNDER_REVIEW})
+"""Disputes that may still take the money; inquiries are none."""
+_ENDS: Final = (DisputeStatus.PREVENTED, DisputeStatus.WON, DisputeStatus.LOST)
 
 
 MONEY_BACK: Final = frozenset({RefundStatus.PENDING, RefundStatus.REQUIRES_ACTION, RefundStatus.SUCCEEDED})
@@ -63,6 +85,19 @@ def later_refund_status(one: RefundStatus, other: RefundStatus) -> RefundStatus:
     """Return the state that is further in a refund's life."""
     order = list(RefundStatus)
     return max(one, other, key=order.index)
+
+
+def dispute_rank(status: DisputeStatus) -> int:
+    """Return how far a dispute is. The ends are one rank: a bank may overrule itself, so the later word counts."""
+    order = list(DisputeStatus)
+    return order.index(_ENDS[0] if status in _ENDS else status)
+
+
+def granted_status(*, refunded_minor: int, disputed_minor: int, paid_minor: int) -> PaymentStatus:
+    """Return the state of a granted payment, which follows from its refunds and disputes alone."""
+    if disputed_minor > 0:
+        return PaymentStatus.DISPUTED
+    return refunded_status(refunded_minor=refunded_minor, amount_minor=paid_minor)
 
 
 def refunded_status(*, refunded_minor: int, amount_minor: int) -> PaymentStatus:

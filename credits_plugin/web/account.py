@@ -70,6 +70,6 @@ def _metadata_json(payment: PaymentView) -> dict[str, Any]:
         "package_name": payment.package_name,
         "session_id": payment.session_id,
         "customer_email": payment.email,
-        "amount_total": payment.amount_minor,
+        "amount_total": payment.whole_minor,
         "currency": payment.currency,
     }

@@ -67,7 +67,7 @@ def _line_view(line: HistoryLine) -> dict[str, Any]:
 
 def _details(transfer: TransferLine, payment: PaymentView | None) -> list[tuple[str, str]]:
     if payment is not None:
-        money = format_money(payment.amount_minor, payment.currency)
+        money = format_money(payment.whole_minor, payment.currency)
         details = [("", payment.package_name), ("", money), ("Payment", payment.payment_intent_id), ("", payment.email)]
     elif transfer.usage is not None:
         details = [("", transfer.model), *_usage_details(transfer.usage)]

@@ -38,7 +38,7 @@ def _state_of(status: PaymentStatus) -> str:
     match status:
         case PaymentStatus.PAID | PaymentStatus.PARTIALLY_REFUNDED:
             return "paid"
-        case PaymentStatus.REFUNDED:
+        case PaymentStatus.REFUNDED | PaymentStatus.DISPUTED:
             return "refunded"
         case PaymentStatus.PROCESSING:
             return "pending"
@@ -57,8 +57,8 @@ def _receipt(payment: PaymentView, balance: Balance | None) -> dict[str, Any]:
     return {
         "payment": payment.payment_intent_id or str(payment.id),
         "package": payment.package_name,
-        "amount": format_money(payment.amount_minor, payment.currency),
-        "credits": format_credits(payment.microcredits),
+        "amount": format_money(payment.whole_minor, payment.currency),
+        "credits": format_credits(payment.credited),
         "email": payment.email,
         "paid_at": payment.paid_at_ms,
         "balance": shown_credits(balance.balance) if balance else "",

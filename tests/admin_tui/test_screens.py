@@ -19,7 +19,9 @@ from credits_plugin.ledger import keysets
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.ids import account_key
 from credits_plugin.ledger.queries import account_balance
+from credits_plugin.models import Dispute, Payment
 from credits_plugin.moving.archiving.run import archive_transfers
+from credits_plugin.payments.queries import payments_page
 from credits_plugin.settings import Settings
 
 CARLA = "usr_carla"
@@ -297,3 +299,36 @@ async def test_the_same_screens_stand_on_postgresql(fresh_postgresql_url: str):
         await screen.press("2", "slash", "u")
         assert "usr_carla" in screen.text
         assert "No customer" not in screen.text
+
+
+async def test_a_disputed_payment_says_how_its_dispute_stands(open_screen: Opener, backend: Backend):
+    (paid,) = await backend.read(lambda database: payments_page(database, account_id=account_key(CARLA)))
+    row = {
+        "id": 1,
+        "payment_id": paid.id,
+        "account_id": paid.account_id,
+        "stripe_dispute_id": "du_1",
+        "currency": "usd",
+    }
+    row |= {"status": "needs_response", "status_at_ms": NOW, "amount_minor": 600, "reason": "fraudulent"}
+    row |= {"evidence_due_at_ms": NOW, "hold_id": 5, "frozen": 450 * CREDIT, "created_at_ms": NOW, "updated_at_ms": NOW}
+    Dispute.insert(row).execute(backend.database.primary)
+    async with open_screen(customer=CARLA) as screen:
+        await screen.press("p", "enter")
+        await screen.app.screen.refresh_view()
+        await screen.settle()
+        assert "needs response: $6.00, fraudulent" in screen.text
+        assert "450 credits" in screen.text
+        assert "answer by" in screen.text
+
+
+async def test_a_payment_that_waits_for_an_operator_is_marked_in_the_list(open_screen: Opener, backend: Backend):
+    reason = "the price of session cs_1 is 1, but ours is 1000"
+    change = Payment.update(detail=reason).where(Payment.grant_transfer_id.is_null())
+    change.execute(backend.database.primary)
+    async with open_screen("4") as screen:
+        assert "open !" in screen.text
+        while "open !" not in screen.cursor_line:
+            await screen.press("j")
+        await screen.press("enter")
+        assert "the price of session cs_1" in screen.text

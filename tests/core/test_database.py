@@ -88,7 +88,8 @@ def test_processes_that_migrate_at_once_take_turns(database_url: str):
     code = f"from credits_plugin.database import *; print(migrate(open_database({database_url!r})))"
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     answers = sorted(process.communicate(timeout=30)[0].strip() for process in processes)
-    assert answers == ["['0001_initial', '0002_archive_anchor']", "[]", "[]"]
+    known = sorted(path.stem for path in MIGRATIONS.glob("0*.py"))
+    assert sorted(answers) == sorted([str(known), "[]", "[]"])
 
 
 def test_the_migrations_make_exactly_what_the_models_describe(database: Database):

@@ -59,6 +59,7 @@ def test_every_unique_key_includes_the_distribution_column_and_money_is_placed_b
     assert placed.pop("price_version") == (None, None, None)
     assert placed.pop("inbox_event") == ("event_id", "none", True)
     assert placed.pop("admin_action") == ("id", "none", True)
+    assert placed.pop("stripe_cursor") == ("name", "none", True)
     assert set(placed.values()) == {("account_id", "account", True)}
 
 

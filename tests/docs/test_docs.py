@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from credits_plugin import Settings
+from credits_plugin.payments.events import HANDLED_TYPES
 from credits_plugin.payments.packages import parse_packages
 from credits_plugin.pricing.price_book import PriceBook
 from credits_plugin.settings import _ENVIRONMENT
@@ -90,3 +91,8 @@ def test_nothing_committed_names_this_machine():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".css", ".html", ".js", ".tcss", ""} and path.is_file():
             assert not forbidden.search(path.read_text(errors="replace")), name
+
+
+def test_the_documented_webhook_events_are_those_that_are_handled():
+    listed = re.search(r"```text\n(checkout\.session.*?)```", (ROOT / "docs/payments.md").read_text(), re.DOTALL)
+    assert sorted(listed[1].split()) == sorted(HANDLED_TYPES)

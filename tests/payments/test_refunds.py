@@ -479,3 +479,89 @@ async def test_a_refund_takes_its_credits_back_after_the_grant_was_archived(till
     assert again.status is InboxStatus.PROCESSED
     assert audit(database).findings == []
     assert verify_archives([tmp_path], database).clean
+
+
+@ON_SQLITE
+async def test_a_refund_by_credits_never_takes_more_of_them(till):
+    bought = await granted(till, package_id=2)  # 5,500 credits for 5,000 cents
+    view = await refund_here(till, bought, microcredits=100 * MICRO)
+    assert view.amount_minor == 90  # 90.9 cents, rounded down
+    assert await till.balance() == 5_401 * MICRO
+
+    view = await refund_here(till, bought, key="refund-key-2", microcredits=5_401 * MICRO)
+    assert (view.amount_minor, await till.balance()) == (4_910, 0)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ({"microcredits": 1_001 * MICRO}, RefundRefused),
+        ({"microcredits": 1}, InvalidValue),
+        ({"microcredits": 0}, InvalidValue),
+        ({"microcredits": True}, InvalidValue),
+        ({"microcredits": MICRO, "amount": 5}, InvalidValue),
+    ],
+)
+async def test_a_refund_by_credits_that_makes_no_sense_is_refused(till, more, error):
+    bought = await granted(till)
+    with pytest.raises(error):
+        await refund_here(till, bought, **more)
+    assert await refunds(till, bought) == []
+
+
+def with_policy(shop, policy):
+    """The shop of a host whose plugin has a refund policy."""
+    import pluggy
+
+    from credits_plugin import PROJECT_NAME, CreditsSpecs, HookCaller, hookimpl
+
+    class Host:
+        @hookimpl
+        def before_ai_request(self, request):
+            return None
+
+        @hookimpl
+        async def refund_policy(self, proposal):
+            return policy(proposal)
+
+    manager = pluggy.PluginManager(PROJECT_NAME)
+    manager.add_hookspecs(CreditsSpecs)
+    manager.register(Host())
+    caller = HookCaller(manager)
+    return replace(shop, hooks=lambda: caller)
+
+
+def unspent_only(proposal):
+    short = proposal.microcredits > proposal.unspent_microcredits
+    return f"only {proposal.unspent_microcredits // MICRO} credits are unspent" if short else None
+
+
+@ON_SQLITE
+async def test_the_hosts_policy_decides_whether_spent_credits_are_refundable(till):
+    bought = await granted(till)
+    spent = PostTransfer(account_key("anna"), "anna", till.shop.new_id(), Code.ADJUSTMENT_OUT, 300 * MICRO, now_ms())
+    await till.shop.writer.execute(spent)
+    shop = with_policy(till.shop, unspent_only)
+    with pytest.raises(RefundRefused, match="only 700 credits are unspent"):
+        await refund_here(till, bought, shop=shop)
+    assert await refunds(till, bought) == []
+    assert (await refund_here(till, bought, 700, shop=shop)).status is RefundStatus.SUCCEEDED
+    assert await till.balance() == 0
+
+
+@ON_SQLITE
+async def test_a_policy_that_fails_refuses(till):
+    bought = await granted(till)
+    with pytest.raises(RefundRefused, match="policy failed"):
+        await refund_here(till, bought, shop=with_policy(till.shop, lambda proposal: 1 // 0))
+    assert await till.balance() == 1_000 * MICRO
+
+
+@ON_SQLITE
+async def test_a_policy_does_not_stop_a_refund_that_is_under_way(till, shop_through):
+    bought = await granted(till)
+    with pytest.raises(GatewayOutcomeUnknown):
+        await refund_here(till, bought, 400, shop=shop_through(LostAnswers))
+    refusing = with_policy(till.shop, lambda proposal: "never")
+    assert (await refund_here(till, bought, 400, shop=refusing)).status is RefundStatus.SUCCEEDED

@@ -14,11 +14,10 @@ from .streams import AccountRows, PaymentRow
 
 _NO_MONEY: Final = frozenset({Code.USAGE, Code.PROMOTION, Code.EXPIRY})
 _GIVEN_BACK: Final = frozenset({Code.REFUND_FAILED, Code.DISPUTE_WON})
-_DISPUTES: Final = frozenset({Code.DISPUTE, Code.DISPUTE_WON})
 _WITHIN_BALANCE: Final = frozenset({Code.ADJUSTMENT_OUT, Code.EXPIRY, Code.ROLLED_OUT})
 """Codes that take only what is there."""
 _UNGRANTED: Final = frozenset({"created", "open", "processing", "canceled", "expired", "failed"})
-_GRANTED: Final = frozenset({"paid", "partially_refunded", "refunded"})
+_GRANTED: Final = frozenset({"paid", "partially_refunded", "refunded", "disputed"})
 _STATES: Final = frozenset(map(int, HoldStatus))
 _GIFTS: Final = frozenset({Code.PROMOTION, Code.ADJUSTMENT_IN})
 
@@ -173,14 +172,13 @@ def _check_payments(subject: _Subject, rows: AccountRows) -> None:
         return
     purchases = {event[0]: event[2] for event in rows.chain.events if event[1] == Code.PURCHASE}
     lots = {lot.id: lot for lot in rows.lots}
-    disputed = any(event[1] in _DISPUTES for event in rows.chain.events)
     for payment in rows.payments:
         subject.report.payments += 1
         if payment.grant_id is not None:
             lot = lots.get(payment.grant_id)
             granted = purchases.pop(payment.grant_id, lot.amount if rows.is_anchored and lot is not None else 0)
             _check_grant(subject, payment, lot, granted=granted)
-        _check_payment(subject, payment, disputed=disputed)
+        _check_payment(subject, payment)
     for identifier in purchases:
         subject.fault(5, "is a purchase without a payment", about=f"transfer {identifier}", transfer_id=identifier)
     _check_claw_backs(subject, rows, said=sum(payment.clawed_back for payment in rows.payments))
@@ -194,24 +192,25 @@ def _check_grant(subject: _Subject, payment: PaymentRow, lot: LotState | None, *
         subject.fault(5, f"the lot of its grant {payment.grant_id} does not name it", about=about)
 
 
-def _check_payment(subject: _Subject, payment: PaymentRow, *, disputed: bool) -> None:
-    """Its state fits its grant; what was refunded is its refunds' sum; what was clawed back follows from that."""
+def _check_payment(subject: _Subject, payment: PaymentRow) -> None:
+    """Its state fits its grant; what went back is its refunds' and disputes' sums; the claw-back follows from both."""
     about, is_granted = f"payment {payment.id}", payment.grant_id is not None
     if payment.status in (_UNGRANTED if is_granted else _GRANTED):
         grant = "granted" if is_granted else "never granted"
         subject.fault(5, f"is {payment.status}, but was {grant}", about=about)
     message = f"says {payment.refunded_minor} were refunded, its refunds add up to {payment.refunds_minor}"
     subject.compare(payment.refunds_minor, payment.refunded_minor, 6, message, about=about)
+    message = f"says {payment.disputed_minor} are disputed, its disputes add up to {payment.disputes_minor}"
+    subject.compare(payment.disputes_minor, payment.disputed_minor, 6, message, about=about)
     if not 0 <= payment.clawed_back <= payment.microcredits:
         message = f"claw-backs of {payment.clawed_back} exceed its grant {payment.microcredits}"
         subject.compare(payment.microcredits, payment.clawed_back, 6, message, about=about)
     due = 0
     if is_granted:
-        parts = {"part_minor": payment.refunded_minor, "whole_minor": payment.amount_minor}
-        due = proportional_credits(payment.microcredits, **parts)
-    if payment.clawed_back < due or (payment.clawed_back > due and not disputed):
-        message = f"claw-backs of {payment.clawed_back} do not follow from the refunds, which call for {due}"
-        subject.compare(due, payment.clawed_back, 6, message, about=about)
+        part_minor = payment.refunded_minor + payment.disputed_minor
+        due = proportional_credits(payment.microcredits, part_minor=part_minor, whole_minor=payment.paid_minor)
+    message = f"claw-backs of {payment.clawed_back} do not follow from refunds and disputes, which call for {due}"
+    subject.compare(due, payment.clawed_back, 6, message, about=about)
 
 
 def _check_origins(subject: _Subject, rows: AccountRows) -> None:

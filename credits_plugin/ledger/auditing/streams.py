@@ -28,16 +28,24 @@ _HOLDS: Final = (
 _LOTS: Final = f"SELECT {LOT_COLUMNS} FROM lot WHERE {_IN_RANGE} ORDER BY account_id, id"
 MONEY_BACK: Final = ("pending", "requires_action", "succeeded")
 """Refunds that take credits back: what ``payments.states`` says, which stands above the ledger; a test compares."""
+_SUM: Final = "CAST(COALESCE(SUM(r.amount_minor), 0) AS BIGINT)"
+_IS_WITHDRAWN: Final = "(r.withdrawals > r.reinstatements OR (r.status = 'lost' AND r.reinstatements = 0))"
 _PAYMENTS: Final = (
-    "SELECT account_id, id, microcredits, clawed_back, grant_transfer_id, status, amount_minor, refunded_minor, "
-    "(SELECT CAST(COALESCE(SUM(r.amount_minor), 0) AS BIGINT) FROM refund r WHERE r.payment_id = payment.id "
-    f"AND r.account_id = payment.account_id AND r.status IN {MONEY_BACK}) FROM payment "
+    "SELECT account_id, id, COALESCE(granted_microcredits, microcredits), clawed_back, grant_transfer_id, status, "
+    "COALESCE(paid_minor, amount_minor), refunded_minor, disputed_minor, "
+    f"(SELECT {_SUM} FROM refund r WHERE r.payment_id = payment.id "
+    f"AND r.account_id = payment.account_id AND r.status IN {MONEY_BACK}), "
+    f"(SELECT {_SUM} FROM dispute r WHERE r.payment_id = payment.id "
+    f"AND r.account_id = payment.account_id AND {_IS_WITHDRAWN}) FROM payment "
     f"WHERE {_IN_RANGE} ORDER BY account_id, id"
 )
 
 
 class PaymentRow(NamedTuple):
-    """What the audit reads of a payment; ``refunds_minor`` adds up its refunds whose money is on its way or gone."""
+    """What the audit reads of a payment: credits and money as granted and paid, as ordered until then.
+
+    ``refunds_minor`` adds up its refunds whose money is on its way or gone, ``disputes_minor`` its withdrawn disputes.
+    """
 
     account_id: int
     id: int
@@ -45,9 +53,11 @@ class PaymentRow(NamedTuple):
     clawed_back: int
     grant_id: int | None
     status: str
-    amount_minor: int
+    paid_minor: int
     refunded_minor: int
+    disputed_minor: int
     refunds_minor: int
+    disputes_minor: int
 
 
 class AccountRows(NamedTuple):
