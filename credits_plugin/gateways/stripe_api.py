@@ -196,7 +196,8 @@ def _session_params(order: CheckoutOrder) -> Any:
         "unit_amount": order.amount_minor,
         "product_data": {"name": order.package_name},
     }
-    intent: dict[str, Any] = {"metadata": metadata}
+    # Explicit, because a grant from the event alone relies on it: paid is captured.
+    intent: dict[str, Any] = {"capture_method": "automatic_async", "metadata": metadata}
     params: dict[str, Any] = {
         "mode": "payment",
         "line_items": [{"quantity": 1, "price_data": price}],

@@ -18,7 +18,7 @@ from .fulfilment import Fulfilled, Fulfilment, name_in_session, session_problem,
 from .gateway import CheckoutOrder, CheckoutSession, PaymentIntent
 from .packages import Package
 from .queries import PaymentView, payment, payment_of_session
-from .records import change_payment, lock_payment
+from .records import change_payment, lock_payment, note_receipt
 from .shop import Shop
 from .states import PaymentStatus, later_payment_status
 
@@ -134,7 +134,9 @@ async def find_session(shop: Shop, *, account_id: str, session_id: str) -> Sessi
         msg = "there is no such checkout session"
         raise NotFound(msg)
     status = "paid"
-    if not ours.is_granted:
+    if ours.is_granted:
+        ours = await with_receipt(shop, ours)
+    else:
         status = await _ask_and_fulfil(shop, session_id)
         ours = await _payment_again(shop, ours.id)
     return _session_view(ours, session_id=session_id, payment_status=status, account_id=account_id)
@@ -159,6 +161,24 @@ async def find_order(shop: Shop, session: CheckoutSession) -> Order:
     if name_in_session(ours, session) is None and session_problem(ours, session) is None:
         session = await _original(shop, session)
     return Order(session, ours)
+
+
+async def with_receipt(shop: Shop, ours: PaymentView) -> PaymentView:
+    """Return a granted payment with its charge and receipt, fetched once if its event left them out.
+
+    Without them where Stripe cannot be asked now: whoever needs them next asks again.
+    """
+    if not ours.is_granted or ours.receipt_url is not None or ours.payment_intent_id is None:
+        return ours
+    try:
+        intent = await shop.gateway.payment_intent(ours.payment_intent_id)
+    except GatewayError as error:
+        logger.warning("No receipt for Stripe payment %s: %s", ours.payment_intent_id, error)
+        return ours
+    return await shop.writer.work(
+        [ours.account_id],
+        lambda tx: note_receipt(tx, ours.id, charge_id=intent.charge_id, receipt_url=intent.receipt_url),
+    )
 
 
 async def receipt_of(shop: Shop, ours: PaymentView, session: CheckoutSession) -> PaymentIntent | None:

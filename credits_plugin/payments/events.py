@@ -12,13 +12,13 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from ..ledger.work import Transaction
-from .checkout import find_order, receipt_of
+from .checkout import Order, find_order, receipt_of
 from .claw_back import merge_refund, refund_problem
 from .disputes import dispute_problem, merge_dispute
 from .fulfilment import Fulfilled, Fulfilment, settle_session, state_of_unpaid
 from .gateway import Charge, CheckoutSession, DisputeResult, PaymentIntent, RefundResult, StripeEvent, Unreadable
 from .queries import PaymentView, payment_of_intent
-from .records import change_payment, lock_payment
+from .records import change_payment, lock_payment, note_receipt
 from .shop import Shop
 from .states import InboxStatus, PaymentStatus, later_payment_status
 
@@ -72,9 +72,30 @@ async def _plan_session(shop: Shop, event: StripeEvent) -> Plan:
         # One that claims to be ours is for an operator to look at; others are another business on the same account.
         claimed = "payment_id" in session.metadata
         return _end(InboxStatus.QUARANTINED if claimed else InboxStatus.IGNORED, order.problem)
-    unpaid = _UNPAID.get(event.type) or state_of_unpaid(order.session)
-    step = await _session_step(shop, order.payment, order.session, unpaid=unpaid)
-    return Plan(lambda tx: _verdict(step(tx)), order.payment.account_id, order.payment.id)
+    ours, told = order.payment, order.session
+    unpaid = _UNPAID.get(event.type) or state_of_unpaid(told)
+    intent = None if _tells_all(event, order) else await receipt_of(shop, ours, told)
+    return Plan(
+        lambda tx: _verdict(settle_session(tx, told, payment_id=ours.id, unpaid=unpaid, intent=intent)),
+        ours.account_id,
+        ours.id,
+    )
+
+
+def _tells_all(event: StripeEvent, order: Order) -> bool:
+    """Whether a signed event alone says enough for a grant, so that no call delays it.
+
+    It shows the session as it was completed: paid then, our price to the coin, so all of it was captured. Our pages
+    capture on their own; a session that is captured by hand or later is not paid yet at this moment.
+    """
+    ours, session = order.payment, order.session
+    return (
+        ours is not None
+        and event.type == "checkout.session.completed"
+        and session is event.object
+        and session.payment_status == "paid"
+        and (session.amount_total_minor, session.currency) == (ours.amount_minor, ours.currency)
+    )
 
 
 async def _plan_intent(shop: Shop, event: StripeEvent) -> Plan:
@@ -86,6 +107,23 @@ async def _plan_intent(shop: Shop, event: StripeEvent) -> Plan:
         return _end(InboxStatus.IGNORED, f"{intent.id} is no payment of ours")
     ours = found[0]
     return _after_settling(*found, lambda tx, fulfilment: _note_intent(tx, ours.id, intent, fulfilment))
+
+
+async def _plan_charge(shop: Shop, event: StripeEvent) -> Plan:
+    """Keep the charge's id and receipt of a payment that was granted without asking for them."""
+    charge = event.object
+    if not isinstance(charge, Charge):
+        return _wrong_kind(event)
+    intent_id = charge.payment_intent_id
+    ours = None if intent_id is None else await shop.reads.run(lambda database: payment_of_intent(database, intent_id))
+    if ours is None:
+        return _end(InboxStatus.IGNORED, "it paid no payment that we know yet")
+
+    def run(tx: Transaction) -> Verdict:
+        note_receipt(tx, ours.id, charge_id=charge.id, receipt_url=charge.receipt_url)
+        return Verdict(InboxStatus.PROCESSED)
+
+    return Plan(run, ours.account_id, ours.id)
 
 
 async def _plan_refund(shop: Shop, event: StripeEvent) -> Plan:
@@ -184,8 +222,7 @@ def _note_intent(tx: Transaction, payment_id: int, intent: PaymentIntent, fulfil
         change_payment(tx, payment_id, detail=detail)
         return Verdict(InboxStatus.QUARANTINED, detail, fulfilment)
     if payment.is_granted:
-        charge_id = payment.charge_id or intent.charge_id
-        change_payment(tx, payment_id, charge_id=charge_id)
+        note_receipt(tx, payment_id, charge_id=intent.charge_id, receipt_url=intent.receipt_url)
         return Verdict(InboxStatus.PROCESSED, fulfilment=fulfilment)
     status = PaymentStatus.CANCELED if intent.status == "canceled" else payment.status
     detail = intent.failure or payment.detail or ""
@@ -249,6 +286,7 @@ _PLANNERS: Final[Mapping[str, Planner]] = MappingProxyType(
         "payment_intent.succeeded": _plan_intent,
         "payment_intent.payment_failed": _plan_intent,
         "payment_intent.canceled": _plan_intent,
+        "charge.succeeded": _plan_charge,
         "refund.created": _plan_refund,
         "refund.updated": _plan_refund,
         "refund.failed": _plan_refund,

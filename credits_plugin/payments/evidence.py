@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ import peewee
 from ..errors import NotFound
 from ..ledger.attribution import PaidUsage, usage_paid_by
 from ..money import format_credits, format_money
+from .checkout import with_receipt
 from .queries import DisputeView, PaymentView, RefundView, dispute_of_stripe, payment, refunds_of
 from .shop import Shop
 
@@ -45,6 +46,7 @@ async def export_evidence(shop: Shop, stripe_dispute_id: str) -> bytes:
         NotFound: there is no such dispute, or its account's oldest transfers were archived.
     """
     case = await shop.reads.run(lambda database: read_case(database, stripe_dispute_id))
+    case = replace(case, payment=await with_receipt(shop, case.payment))
     hooks, ours = shop.hooks(), case.payment
     known = await hooks.dispute_evidence(ours.external_id or "", str(ours.id)) if hooks is not None else {}
     return pack(case, sign_in=known)

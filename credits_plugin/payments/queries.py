@@ -269,7 +269,9 @@ def _payments(*conditions: Any) -> Any:
 _BY_ID: Final = Prepared(lambda payment_id: _payments(Payment.id == payment_id))
 _BY_SESSION: Final = Prepared(lambda session_id: _payments(Payment.stripe_session_id == session_id))
 _BY_INTENT: Final = Prepared(lambda intent_id: _payments(Payment.payment_intent_id == intent_id))
-_REFUNDS: Final = Prepared(lambda payment_id: Refund.select().where(Refund.payment_id == payment_id).order_by(Refund.id))
+_REFUNDS: Final = Prepared(
+    lambda payment_id: Refund.select().where(Refund.payment_id == payment_id).order_by(Refund.id)
+)
 _DISPUTES: Final = Prepared(
     lambda payment_id: Dispute.select().where(Dispute.payment_id == payment_id).order_by(Dispute.id)
 )

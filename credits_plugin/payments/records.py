@@ -40,6 +40,14 @@ def change_payment(tx: Transaction, payment_id: int, **values: Any) -> PaymentVi
     return changed
 
 
+def note_receipt(tx: Transaction, payment_id: int, *, charge_id: str | None, receipt_url: str | None) -> PaymentView:
+    """Keep a payment's charge and its receipt where we have none yet."""
+    ours = lock_payment(tx, payment_id)
+    return change_payment(
+        tx, payment_id, charge_id=ours.charge_id or charge_id, receipt_url=ours.receipt_url or receipt_url
+    )
+
+
 _LOCK: Final = Prepared(lambda payment_id: Payment.update(status=Payment.status).where(Payment.id == payment_id))
 
 

@@ -275,7 +275,7 @@ async def test_a_dispute_that_does_not_fit_is_quarantined(till, make_event, chan
 @ON_SQLITE
 async def test_an_older_api_version_without_intent_and_list_is_understood(till, make_event):
     bought = await granted(till)
-    charge = (await till.payment(bought.payment_id)).charge_id
+    charge = (await till.get(f"payment_intents/{bought.intent_id}"))["latest_charge"]
     older = dispute_of(bought, charge=charge)
     del older["payment_intent"], older["balance_transactions"], older["evidence_details"]
     await till.deliver(make_event(WITHDRAWN, older, api_version="2018-02-28"))

@@ -289,7 +289,7 @@ async def test_charge_refunded_alone_finds_every_refund(till, make_event):
     bought = await granted(till)
     for amount in (100, 200, 300):
         await till.refund(bought, amount)
-    charge = await till.get(f"charges/{(await till.payment(bought.payment_id)).charge_id}")
+    charge = await till.get(f"charges/{(await till.get(f'payment_intents/{bought.intent_id}'))['latest_charge']}")
     await till.deliver(make_event("charge.refunded", charge))
     assert await till.balance() == 400 * MICRO
     assert [row.amount_minor for row in await refunds(till, bought)] == [100, 200, 300]

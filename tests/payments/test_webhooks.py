@@ -48,8 +48,6 @@ async def test_the_payment_its_grant_and_its_lot_are_tied(till):
         "anna@example.com",
     )
     assert (lot.id, lot.payment_id, lot.reference) == (payment.grant_transfer_id, payment.id, bought.intent_id)
-    assert payment.charge_id.startswith("ch_")
-    assert payment.receipt_url.startswith("http")
     assert payment.paid_at_ms is not None
 
 
