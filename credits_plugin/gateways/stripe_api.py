@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -20,7 +21,11 @@ from ..payments.gateway import (
     Charge,
     CheckoutOrder,
     CheckoutSession,
+    EventObject,
     EventPage,
+    Listed,
+    Listing,
+    ObjectPage,
     PaymentIntent,
     RefundOrder,
     RefundResult,
@@ -38,6 +43,16 @@ NETWORK_RETRIES: Final = 2
 """How often the library repeats a call by itself, with the same idempotency key."""
 _MAX_REFERENCE: Final = 200
 _PAGE: Final = 100
+_NOT_FOUND: Final = 404
+_PATHS: Final[Mapping[Listing, str]] = MappingProxyType(
+    {
+        Listing.SESSIONS: "/v1/checkout/sessions",
+        Listing.INTENTS: "/v1/payment_intents",
+        Listing.CHARGES: "/v1/charges",
+        Listing.REFUNDS: "/v1/refunds",
+        Listing.DISPUTES: "/v1/disputes",
+    }
+)
 
 
 class StripeGateway:
@@ -115,6 +130,29 @@ class StripeGateway:
             params["starting_after"] = before_id
         return await _call(partial(events.list_async, params), _event_page)
 
+    async def objects_page(
+        self, listing: Listing, *, created_from_ms: int | None = None, before_id: str | None = None
+    ) -> ObjectPage:
+        """See the protocol."""
+        client = await self._api()
+        params: dict[str, Any] = {"limit": _PAGE}
+        if created_from_ms is not None:
+            params["created"] = {"gte": created_from_ms // 1000}
+        if before_id is not None:
+            params["starting_after"] = before_id
+        return await _call(lambda: client.raw_request_async("get", _PATHS[listing], **params), _object_page)
+
+    async def find_object(self, listing: Listing, object_id: str) -> EventObject:
+        """See the protocol."""
+        client = await self._api()
+        path = f"{_PATHS[listing]}/{quote(object_id, safe='')}"
+        try:
+            return await _call(lambda: client.raw_request_async("get", path), stripe_objects.read_object)
+        except GatewayError as error:
+            if error.fields.get("http_status") == _NOT_FOUND:
+                return None
+            raise
+
     async def create_refund(self, order: RefundOrder, *, idempotency_key: str) -> RefundResult:
         """See the protocol."""
         refunds = (await self._api()).v1.refunds
@@ -169,6 +207,11 @@ def _refund_page(answer: dict[str, Any]) -> tuple[list[RefundResult], bool]:
 def _event_page(answer: dict[str, Any]) -> EventPage:
     events = [stripe_events.stored_event(json.dumps(row), now_ms=clock_ms()) for row in _rows(answer)]
     return EventPage(events, events[-1].id if events and answer.get("has_more") is True else None)
+
+
+def _object_page(answer: dict[str, Any]) -> ObjectPage:
+    listed = [Listed(str(row.get("id")), stripe_objects.read_object(row)) for row in _rows(answer)]
+    return ObjectPage(listed, listed[-1].id if listed and answer.get("has_more") is True else None)
 
 
 def _first_session(answer: dict[str, Any]) -> CheckoutSession | None:

@@ -14,7 +14,15 @@ from ..ledger.ids import account_key
 from ..ledger.work import Transaction
 from ..models import Account, Payment
 from ..money import MICROCREDITS_PER_CREDIT
-from .fulfilment import Fulfilled, Fulfilment, name_in_session, session_problem, settle_session, state_of_unpaid
+from .fulfilment import (
+    Fulfilled,
+    Fulfilment,
+    claimed_payment,
+    name_in_session,
+    session_problem,
+    settle_session,
+    state_of_unpaid,
+)
 from .gateway import CheckoutOrder, CheckoutSession, PaymentIntent
 from .packages import Package
 from .queries import PaymentView, payment, payment_of_session
@@ -155,7 +163,7 @@ async def find_order(shop: Shop, session: CheckoutSession) -> Order:
     """Find the payment of a session: by its id, or after a crash before that was stored by the payment it names."""
     ours = await shop.reads.run(lambda database: payment_of_session(database, session.id))
     if ours is None:
-        ours = await _unlinked_payment(shop, session)
+        ours = await shop.reads.run(lambda database: claimed_payment(database, session))
     if ours is None:
         return Order(session, None, f"session {session.id} is no payment of ours")
     if name_in_session(ours, session) is None and session_problem(ours, session) is None:
@@ -213,15 +221,6 @@ async def _original(shop: Shop, session: CheckoutSession) -> CheckoutSession:
         if error.retryable:
             raise
         return session
-
-
-async def _unlinked_payment(shop: Shop, session: CheckoutSession) -> PaymentView | None:
-    """Return the payment that the session's metadata names, if it has no session yet; the rest is checked later."""
-    text = session.metadata.get("payment_id", "")
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        return None
-    ours = await shop.reads.run(lambda database: payment(database, int(text)))
-    return ours if ours is not None and ours.session_id is None else None
 
 
 async def _create_session(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import peewee
+
 from ..errors import InvalidValue, LedgerError
 from ..ledger.entries import Code, PostTransfer
 from ..ledger.ids import account_key
@@ -18,7 +20,7 @@ from ..notify.outbox import put_event
 from ..prepared import Prepared
 from .claw_back import Cause, take_back
 from .gateway import CheckoutSession, PaymentIntent
-from .queries import PaymentView, disputes_of, payment_of_intent
+from .queries import PaymentView, disputes_of, payment, payment_of_intent
 from .records import change_payment, lock_payment
 from .states import PaymentStatus, later_payment_status
 
@@ -93,6 +95,18 @@ def total_problem(payment: PaymentView, session: CheckoutSession) -> str | None:
     if session.payment_status == "no_payment_required":
         return f"session {session.id} was completed without a payment: grant its credits by hand if that is meant"
     return None
+
+
+def claimed_payment(database: peewee.Database, session: CheckoutSession) -> PaymentView | None:
+    """Return the payment that the session's metadata names, if a crash kept the session's id from it.
+
+    A claim only: whether the session can be this payment's is for ``session_problem``.
+    """
+    text = session.metadata.get("payment_id", "")
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        return None
+    ours = payment(database, int(text))
+    return ours if ours is not None and ours.session_id is None else None
 
 
 def name_in_session(payment: PaymentView, session: CheckoutSession) -> str | None:

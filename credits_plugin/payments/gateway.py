@@ -155,6 +155,32 @@ class Unreadable:
 EventObject: TypeAlias = CheckoutSession | PaymentIntent | Charge | RefundResult | DisputeResult | Unreadable | None
 
 
+class Listing(StrEnum):
+    """Stripe's lists that our books are compared with."""
+
+    SESSIONS = "checkout_sessions"
+    INTENTS = "payment_intents"
+    CHARGES = "charges"
+    REFUNDS = "refunds"
+    DISPUTES = "disputes"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object of one of Stripe's lists, as it is at Stripe now."""
+
+    id: str
+    object: EventObject
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPage:
+    """Some objects of a list, newest first. ``last_id``, of the oldest, asks for those before it; None at the end."""
+
+    objects: Sequence[Listed]
+    last_id: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class StripeEvent:
     """A verified event. ``object`` is None where this version has no use for its kind; ``payload`` is the raw JSON."""
@@ -200,6 +226,14 @@ class PaymentGateway(Protocol):
         self, *, created_from_ms: int, types: Sequence[str] = (), before_id: str | None = None
     ) -> EventPage:
         """Fetch events since a time, from below ``before_id``; Stripe keeps them for 30 days. At most 20 types."""
+
+    async def objects_page(
+        self, listing: Listing, *, created_from_ms: int | None = None, before_id: str | None = None
+    ) -> ObjectPage:
+        """Fetch objects made since a time, or all of them, from below ``before_id``."""
+
+    async def find_object(self, listing: Listing, object_id: str) -> EventObject:
+        """Fetch one object of a list by its id; None where Stripe has no such object."""
 
     async def create_refund(self, order: RefundOrder, *, idempotency_key: str) -> RefundResult:
         """Send money back. The key was committed before."""

@@ -7,16 +7,15 @@ matter, and what the inbox has processed is skipped.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import peewee
 
 from ..errors import CreditsError, GatewayError
 from ..ledger.work import Transaction
-from ..models import StripeCursor
+from .cursors import read_cursor, store_cursor
 from .events import HANDLED_TYPES
 from .gateway import EventPage, StripeEvent
 from .inbox import Receipt, accept
@@ -31,7 +30,8 @@ _DAY_MS: Final = 86_400_000
 _OVERLAP_MS: Final = 600_000
 _CURSOR: Final = "events"
 _MOST_TYPES: Final = 20  # Stripe filters by so many at most
-_TYPES: Final = HANDLED_TYPES if len(HANDLED_TYPES) <= _MOST_TYPES else ()
+LISTED_TYPES: Final = HANDLED_TYPES if len(HANDLED_TYPES) <= _MOST_TYPES else ()
+"""What Stripe is asked to filter its list of events by."""
 _RETRIED: Final = 100
 
 
@@ -83,13 +83,13 @@ async def _next_page(shop: Shop, position: _Position) -> tuple[_Position, EventP
     assert position.from_ms is not None  # noqa: S101 - set when the pass began
     try:
         page = await shop.gateway.events_page(
-            created_from_ms=position.from_ms, types=_TYPES, before_id=position.before_id
+            created_from_ms=position.from_ms, types=LISTED_TYPES, before_id=position.before_id
         )
     except GatewayError as error:
         if error.retryable or position.before_id is None:
             raise
         position = replace(position, before_id=None)
-        page = await shop.gateway.events_page(created_from_ms=position.from_ms or 0, types=_TYPES)
+        page = await shop.gateway.events_page(created_from_ms=position.from_ms or 0, types=LISTED_TYPES)
     return position, page
 
 
@@ -123,14 +123,8 @@ async def _retry_failed(shop: Shop) -> int:
 
 
 def _read_position(database: peewee.Database) -> _Position:
-    query = StripeCursor.select(StripeCursor.position).where(StripeCursor.name == _CURSOR)
-    stored: list[Any] = list(query.tuples().execute(database))
-    return _Position(**json.loads(stored[0][0])) if stored else _Position()
+    return _Position(**read_cursor(database, _CURSOR))
 
 
 def _store_position(tx: Transaction, *, position: _Position) -> None:
-    values = {name: getattr(position, name) for name in _Position.__dataclass_fields__}
-    row = {"name": _CURSOR, "position": json.dumps(values), "updated_at_ms": tx.at_ms}
-    changes = {StripeCursor.position: row["position"], StripeCursor.updated_at_ms: row["updated_at_ms"]}
-    query = StripeCursor.insert(row).on_conflict(conflict_target=[StripeCursor.name], update=changes)
-    query.execute(tx.database)
+    store_cursor(tx, name=_CURSOR, position=asdict(position))

@@ -193,6 +193,11 @@ def refund_of_key(database: peewee.Database, idempotency_key: str) -> RefundView
     return _one_refund(database, Refund.idempotency_key == idempotency_key)
 
 
+def refund_of_stripe(database: peewee.Database, stripe_refund_id: str) -> RefundView | None:
+    """Return the refund with this id of Stripe's."""
+    return _one_refund(database, Refund.stripe_refund_id == stripe_refund_id)
+
+
 def disputes_of(database: peewee.Database, payment_id: int) -> list[DisputeView]:
     """Return a payment's disputes, oldest first."""
     return [_dispute_view(row) for row in _DISPUTES.rows(database, payment_id)]
@@ -217,6 +222,7 @@ def inbox_page(
     *,
     before: tuple[int, str] | None = None,
     status: InboxStatus | None = None,
+    object_id: str | None = None,
     limit: int = 50,
 ) -> list[InboxLine]:
     """Return events, the latest received first, from below ``before`` (received_at_ms, event_id of the last line)."""
@@ -227,6 +233,8 @@ def inbox_page(
         query = query.where(keyset < peewee.Tuple(*before))
     if status is not None:
         query = query.where(InboxEvent.status == status)
+    if object_id is not None:
+        query = query.where(InboxEvent.object_id == object_id)
     query = query.order_by(InboxEvent.received_at_ms.desc(), InboxEvent.event_id.desc()).limit(limit)
     return [_inbox_line(row) for row in query.dicts().execute(database)]
 
