@@ -66,7 +66,8 @@ class Credits:
         """Run the background jobs in this event loop and load the price data off it."""
         if self._jobs is None:
             await asyncio.to_thread(self.price_book.warm_up)
-            jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, lambda: self.hooks)
+            hooks = lambda: self.hooks  # noqa: E731 - the caller comes when the host is ready
+            jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, hooks, self.shop)
             self._jobs = asyncio.create_task(jobs.run(), name="credits-jobs")
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What happens on its own: holds and lots expire, ended holds are purged, events are delivered.
+"""What happens on its own: holds and lots expire, ended holds are purged, events are delivered, books are reconciled.
 
 Every host runs these jobs; each is idempotent, so several hosts on one database do no harm.
 """
@@ -25,6 +25,9 @@ from .ledger.writer import LedgerWriter
 from .metering import PriceVersions
 from .models import Account, Hold
 from .notify.outbox import due_events, mark_delivered, mark_failed
+from .payments.reconcile import reconcile
+from .payments.reports import last_report
+from .payments.shop import Shop
 from .settings import Settings, UnknownUsageRule
 
 logger = logging.getLogger(__name__)
@@ -45,14 +48,32 @@ class Jobs:
     new_id: IdMaker
     versions: PriceVersions
     hooks: Callable[[], HookCaller | None]
+    shop: Shop | None = None
     _oldest_open: int = field(default=0, init=False)
 
     async def run(self) -> None:
-        """Repeat all jobs every ``sweep_interval_s``. A job that fails is logged and tried again next time."""
+        """Repeat all jobs at their intervals. A job that fails is logged and tried again next time."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sweep())
+            if self.shop is not None and self.settings.reconcile_interval_s:
+                tasks.create_task(self._reconcile_now_and_then())
+
+    async def _sweep(self) -> None:
         while True:
             for job in (self.expire_holds, self.expire_lots, self.purge_holds, self.deliver_events):
                 await _guarded(job)
             await asyncio.sleep(self.settings.sweep_interval_s)
+
+    async def _reconcile_now_and_then(self) -> None:
+        """Reconcile ``reconcile_interval_s`` after any host's last run; a new shop's first one waits as long."""
+        interval_ms, started_ms = self.settings.reconcile_interval_s * 1000, now_ms()
+        while True:
+            last = await self.reads.run(last_report)
+            due_ms = (started_ms if last is None else last.at_ms) + interval_ms
+            if due_ms <= now_ms():
+                await _guarded(self.reconcile)
+                due_ms = now_ms() + interval_ms
+            await asyncio.sleep(max(due_ms - now_ms(), 0) / 1000)
 
     async def expire_holds(self) -> int:
         """End open holds whose time is over; returns how many."""
@@ -103,6 +124,19 @@ class Jobs:
                 await self.writer.work((), partial(mark_delivered, event_id=pending.event.event_id))
                 delivered += 1
         return delivered
+
+    async def reconcile(self) -> int:
+        """Compare our books with what is new at Stripe and mend what is safe; returns how many differences are left."""
+        if self.shop is None:
+            return 0
+        report = await reconcile(self.shop, at_ms=now_ms(), apply=True)
+        if report.repaired or report.left:
+            logger.warning(
+                "Reconciliation with Stripe: %d mended, %d left; `credits reconcile` shows them",
+                report.repaired,
+                len(report.left),
+            )
+        return len(report.left)
 
     async def _unknown_usage(self, version: int, input_tokens: int) -> tuple[int, Usage | None]:
         if self.settings.unknown_usage is UnknownUsageRule.RELEASE:

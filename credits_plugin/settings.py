@@ -52,6 +52,7 @@ class Settings:
     hold_ttl_s: int = 600
     unknown_usage: UnknownUsageRule = UnknownUsageRule.RELEASE
     sweep_interval_s: float = 5.0
+    reconcile_interval_s: int = 900
     queue_limit: int = 20_000
     low_balance_credits: int = 100
     promotion_codes: bool = False
@@ -132,6 +133,7 @@ _BOUNDS: Final = (
     ("default_max_output_tokens", 1, 10_000_000),
     ("hold_ttl_s", 1, 86_400),
     ("sweep_interval_s", 0.05, 3_600),
+    ("reconcile_interval_s", 0, 86_400),
     ("queue_limit", 16, 10_000_000),
     ("low_balance_credits", 0, 10**12),
 )
@@ -150,6 +152,7 @@ _ENVIRONMENT: Final = {
     "CREDITS_HOLD_TTL_S": "hold_ttl_s",
     "CREDITS_UNKNOWN_USAGE": "unknown_usage",
     "CREDITS_SWEEP_INTERVAL_S": "sweep_interval_s",
+    "CREDITS_RECONCILE_INTERVAL_S": "reconcile_interval_s",
     "CREDITS_QUEUE_LIMIT": "queue_limit",
     "CREDITS_LOW_BALANCE_CREDITS": "low_balance_credits",
     "CREDITS_PROMOTION_CODES": "promotion_codes",

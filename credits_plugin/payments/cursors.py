@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import peewee
 
 from ..ledger.work import Transaction
 from ..models import StripeCursor
+
+RECONCILIATION: Final = "reconciliation"
+"""The reader that compares everything; its position also holds what it left (see ``reports``)."""
 
 
 def read_cursor(database: peewee.Database, name: str) -> dict[str, Any]:

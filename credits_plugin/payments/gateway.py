@@ -156,13 +156,13 @@ EventObject: TypeAlias = CheckoutSession | PaymentIntent | Charge | RefundResult
 
 
 class Listing(StrEnum):
-    """Stripe's lists that our books are compared with."""
+    """Stripe's lists that our books are compared with; charges at last, whose sums follow from the refunds."""
 
     SESSIONS = "checkout_sessions"
     INTENTS = "payment_intents"
-    CHARGES = "charges"
     REFUNDS = "refunds"
     DISPUTES = "disputes"
+    CHARGES = "charges"
 
 
 @dataclass(frozen=True, slots=True)

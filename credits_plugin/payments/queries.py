@@ -13,6 +13,7 @@ import peewee
 
 from ..models import Account, Dispute, InboxEvent, Payment, Refund
 from ..prepared import Prepared
+from .cursors import RECONCILIATION, read_cursor
 from .states import OPEN_DISPUTES, DisputeStatus, InboxStatus, PaymentStatus, RefundStatus, dispute_rank
 
 
@@ -141,6 +142,15 @@ class InboxLine:
     received_at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class LastReconciliation:
+    """When our books were last compared with Stripe's lists and mended, and how many differences are left."""
+
+    at_ms: int
+    repaired: int
+    left: int
+
+
 def payment(database: peewee.Database, payment_id: int) -> PaymentView | None:
     """Return one payment."""
     return _one_payment(_BY_ID.rows(database, payment_id))
@@ -243,6 +253,14 @@ def inbox_event(database: peewee.Database, event_id: str) -> InboxLine | None:
     """Return one event."""
     rows = _EVENT_BY_ID.rows(database, event_id)
     return _inbox_line(rows[0]) if rows else None
+
+
+def last_reconciliation(database: peewee.Database) -> LastReconciliation | None:
+    """Return how the last comparison with Stripe's lists ended; None before the first."""
+    position = read_cursor(database, RECONCILIATION)
+    if not position:
+        return None
+    return LastReconciliation(position["until_ms"], position["repaired"], len(position["findings"]))
 
 
 def inbox_payload(database: peewee.Database, event_id: str) -> str | None:

@@ -9,10 +9,9 @@ from typing import Any, Final
 import peewee
 
 from ..ledger.work import Transaction
-from .cursors import read_cursor, store_cursor
+from .cursors import RECONCILIATION, read_cursor, store_cursor
 from .reconciliation import REPAIR_TEXTS, Finding, FindingKind, Repair
 
-CURSOR: Final = "reconciliation"
 _MOST_KEPT: Final = 500
 """Findings that are kept with the last report; a full run finds them all again."""
 
@@ -78,12 +77,12 @@ def keep_report(tx: Transaction, report: Report) -> None:
     """Keep a run that applied its repairs; the next incremental one begins where it began."""
     left = [_result_json(result) for result in report.left[:_MOST_KEPT]]
     position = {"until_ms": report.at_ms, "repaired": report.repaired, "findings": left}
-    store_cursor(tx, name=CURSOR, position=position)
+    store_cursor(tx, name=RECONCILIATION, position=position)
 
 
 def last_report(database: peewee.Database) -> KeptReport | None:
     """Return the last report that was kept; None before the first."""
-    position = read_cursor(database, CURSOR)
+    position = read_cursor(database, RECONCILIATION)
     if not position:
         return None
     left = [_result_of(one) for one in position["findings"]]

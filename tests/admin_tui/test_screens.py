@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from admin_seed import CREDIT, DAY, HOSTILE, NOW, Opener, Screen, seed, shop_on
 from admin_tui import feeds
 from admin_tui.app import AdminApp
 from admin_tui.backend import Backend, open_backend
+from admin_tui.formats import time_text
 from admin_tui.screens.account import AccountScreen
 from admin_tui.screens.accounts import AccountsScreen
 from admin_tui.screens.payment import PaymentScreen
@@ -19,8 +21,9 @@ from credits_plugin.ledger import keysets
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.ids import account_key
 from credits_plugin.ledger.queries import account_balance
-from credits_plugin.models import Dispute, Payment
+from credits_plugin.models import Dispute, Payment, StripeCursor
 from credits_plugin.moving.archiving.run import archive_transfers
+from credits_plugin.payments.cursors import RECONCILIATION
 from credits_plugin.payments.queries import payments_page
 from credits_plugin.settings import Settings
 
@@ -194,6 +197,15 @@ async def test_a_payment_shows_its_refunds_and_leads_to_its_customer(open_screen
         assert "bought twice by mistake" in screen.text
         await screen.press("escape", "c")
         assert "Customer ▸ usr_carla" in screen.text
+
+
+@pytest.mark.parametrize(("findings", "said"), [([], "nothing differs"), ([{}, {}], "2 differ: credits reconcile")])
+async def test_payments_say_when_they_were_compared_with_stripe(open_screen: Opener, backend: Backend, findings, said):
+    position = {"until_ms": NOW - 60_000, "repaired": 1, "findings": findings}
+    row = {"name": RECONCILIATION, "position": json.dumps(position), "updated_at_ms": NOW}
+    StripeCursor.insert(row).execute(backend.database.primary)
+    async with open_screen("4") as screen:
+        assert f"Payments · compared with Stripe {time_text(NOW - 60_000, now_ms=NOW)} · {said}" in screen.text
 
 
 async def test_payments_of_one_customer(open_screen: Opener):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from dataclasses import replace
+
 import pytest
 
+from credits_plugin.__main__ import main
 from credits_plugin.errors import GatewayError, GatewayOutcomeUnknown
 from credits_plugin.gateways import stripe_api
 from credits_plugin.gateways.stripe_api import StripeGateway
+from credits_plugin.jobs import Jobs
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.ids import now_ms
+from credits_plugin.metering import PriceVersions
 from credits_plugin.models import Payment, StripeCursor
 from credits_plugin.payments import queries
 from credits_plugin.payments.reconcile import reconcile
@@ -267,3 +274,57 @@ async def test_the_last_report_is_kept_for_the_admin(till):
     report = await run(till, apply=True)
     kept = await till.shop.reads.run(last_report)
     assert (kept.at_ms, kept.left) == (report.at_ms, report.left)
+    shown = await till.shop.reads.run(queries.last_reconciliation)
+    assert (shown.at_ms, shown.repaired, shown.left) == (report.at_ms, report.repaired, 1)
+
+
+@ON_SQLITE
+async def test_the_job_grants_what_no_event_told_and_says_so(till, caplog):
+    await till.buy()
+    settings = replace(till.shop.settings, reconcile_interval_s=1)
+    jobs = Jobs(
+        settings,
+        till.shop.writer,
+        till.shop.reads,
+        till.shop.new_id,
+        PriceVersions(till.shop.writer, till.shop.reads),
+        lambda: None,
+        till.shop,
+    )
+    running = asyncio.create_task(jobs.run())
+    async with asyncio.timeout(30):
+        while "Reconciliation with Stripe:" not in caplog.text:
+            await asyncio.sleep(0.02)
+            assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await till.amounts() == [1_000 * MICRO]
+    assert "Reconciliation with Stripe:" in caplog.text
+    assert "0 left" in caplog.text
+
+
+@ON_SQLITE
+async def test_the_command_rehearses_applies_and_says_it_in_its_exit_code(
+    till, database_url, sandbox, monkeypatch, capsys
+):
+    async def command(*options):
+        code = await asyncio.to_thread(main, ["reconcile", "--database", database_url, *options])
+        return code, capsys.readouterr().out
+
+    monkeypatch.setenv("STRIPE_SECRET_KEY", till.shop.settings.stripe_secret_key)
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_x")
+    monkeypatch.setenv("CREDITS_STRIPE_API_BASE", sandbox.url)
+    bought = await till.buy()
+    code, said = await command()
+    assert (code, await till.balance()) == (1, 0)
+    assert f"paid_not_granted  {bought.session_id}, payment {bought.payment_id}: no event of it arrived" in said
+    assert "nothing was changed; --apply mends" in said
+    code, said = await command("--apply", "--json")
+    report = json.loads(said)
+    assert (code, report["left"], report["applied"]) == (0, 0, True)
+    assert {finding["repaired"] for finding in report["findings"]} == {True}
+    code, said = await command("--full")
+    assert (code, "0 mended, 0 left" in said) == (0, True)
+    monkeypatch.setenv("CREDITS_STRIPE_API_BASE", "http://127.0.0.1:9")
+    monkeypatch.setattr("credits_plugin.payments.reconcile._TRIES", 1)
+    assert (await command())[0] == 2
