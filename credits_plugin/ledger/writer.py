@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar, overload
@@ -248,8 +248,12 @@ class LedgerWriter:
             stack.enter_context(self._store.batch())
             if careful or not self._store.is_unchanged():
                 known = None
-            book = load_book(self._store, [item[0] for item in batch.items], careful=careful, known=known)
+            commands = [item[0] for item in batch.items]
+            book = load_book(self._store, commands, careful=careful, known=known)
             self._decide(batch, book)
+            if not careful and batch.errors and self._refused_what_stands(batch):
+                book = load_book(self._store, commands, careful=True)
+                self._decide(batch, book)
             self._store.flush(book)
         self._book = book if book.is_small else None
 
@@ -258,30 +262,21 @@ class LedgerWriter:
 
         Only refusals fail alone. Any other error may have left the book halfway, so the commands are run one by one.
         """
-        answers, refused = batch.answers, []
+        batch.start()
+        answers = batch.answers
         for index, item in enumerate(batch.items):
             command = item[0]
             try:
                 answers[index] = RULES[type(command)](book, command)
             except CreditsError as error:
                 batch.errors[index] = error
-                if type(command) is PlaceHold:
-                    refused.append(index)
         batch.done = len(batch.items)
-        if refused:
-            self._look_again(batch, book, refused)
 
-    def _look_again(self, batch: Batch, book: Book, refused: Sequence[int]) -> None:
-        """Find the refused holds that stand already: a repeat may lack just what the first one took."""
-        commands = {index: batch.items[index][0] for index in refused}
-        load_holds(self._store, book, Needs(holds={command.hold_id for command in commands.values()}))
-        for index, command in commands.items():
-            if command.hold_id in book.holds or command.hold_id in book.settled:
-                try:
-                    batch.answers[index] = decide(book, command)
-                    del batch.errors[index]
-                except CreditsError as error:
-                    batch.errors[index] = error
+    def _refused_what_stands(self, batch: Batch) -> bool:
+        """Say whether a refused hold stands already: its repeat may lack just what the first one took."""
+        commands = (batch.items[index][0] for index in batch.errors)
+        ids = {command.hold_id for command in commands if isinstance(command, PlaceHold)}
+        return bool(ids) and bool(self._store.holds(ids) or self._store.transfers(ids))
 
     def _keep_wal_short(self, *, is_new: bool) -> None:
         """Leave checkpoints to their thread, but for a WAL that has grown long."""
