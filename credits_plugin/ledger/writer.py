@@ -170,14 +170,19 @@ class LedgerWriter:
             # Who waits for a hold never waits for the units of work that came before it: they commit afterwards.
             for queue in (commands, works):
                 if queue:
-                    items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-                    batch = Batch(items, queue is works)
-                    self._process(batch)
-                    queue.extendleft(reversed(items[batch.done :]))
-                    answer_callers(batch)
+                    answer_callers(self._process_next(queue))
         self.database.primary.close()
         if self._turn is not None:
             self._turn.close()
+
+    def _process_next(self, queue: deque[Item]) -> Batch:
+        """Run what has queued up when it is this process's turn, and leave what was not done."""
+        with self._turn or contextlib.nullcontext():
+            items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+            batch = Batch(items, queue is self._works)
+            self._process(batch)
+        queue.extendleft(reversed(items[batch.done :]))
+        return batch
 
     def _process(self, batch: Batch) -> None:
         """Run the batch; units of work may be left for the next.
@@ -238,9 +243,8 @@ class LedgerWriter:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_driver_errors)
             is_new = self.database.primary.connect(reuse_if_open=True)
-            if self._turn is not None:
-                stack.enter_context(self._turn)
-                self._keep_wal_short(is_new=is_new)
+            if self._checkpointer is not None:
+                self._checkpointer.look_after(self.database.primary.connection(), is_new=is_new)
             if batch.of_work:
                 stack.enter_context(self._store.transaction())
                 self._run_works(batch)
@@ -277,14 +281,6 @@ class LedgerWriter:
         commands = (batch.items[index][0] for index in batch.errors)
         ids = {command.hold_id for command in commands if isinstance(command, PlaceHold)}
         return bool(ids) and bool(self._store.holds(ids) or self._store.transfers(ids))
-
-    def _keep_wal_short(self, *, is_new: bool) -> None:
-        """Leave checkpoints to their thread, but for a WAL that has grown long."""
-        assert self._checkpointer is not None  # noqa: S101 - a SQLite database has one
-        connection = self.database.primary.connection()
-        if is_new:
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-        self._checkpointer.relieve(connection)
 
     def _run_works(self, batch: Batch) -> None:
         """Run units of work for as long as a batch may take; at least one."""
