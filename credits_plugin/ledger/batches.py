@@ -62,11 +62,11 @@ def _resolve_slice(batch: Batch, loop: asyncio.AbstractEventLoop, start: int) ->
 def _resolve(batch: Batch, loop: asyncio.AbstractEventLoop | None, start: int, end: int) -> None:
     """Answer those callers of one loop; who was cancelled does not wait any more."""
     errors = batch.errors
-    for index in range(start, end):
-        _, future, owner = batch.items[index]
-        if owner is not loop or future.done():
-            continue
-        if index in errors:
-            future.set_exception(errors[index])
-        else:
-            future.set_result(batch.answers[index])
+    if errors:
+        for index in errors.keys() & range(start, end):
+            _, future, owner = batch.items[index]
+            if owner is loop and not future.done():
+                future.set_exception(errors[index])
+    for (_, future, owner), answer in zip(batch.items[start:end], batch.answers[start:end], strict=True):
+        if owner is loop and not future.done():
+            future.set_result(answer)
