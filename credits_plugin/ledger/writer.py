@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar, overload
@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, overload
 import peewee
 
 from ..database import Database, FileLock, lock_path
-from ..errors import CreditsError, DatabaseError, OutcomeUnknown, Overloaded
+from ..errors import AccountInDebt, CreditsError, DatabaseError, InsufficientCredits, OutcomeUnknown, Overloaded
 from .batches import Batch, Item, answer_callers
 from .book import Book
 from .checkpoints import Checkpointer
@@ -258,27 +258,33 @@ class LedgerWriter:
 
         Only refusals fail alone. Any other error may have left the book halfway, so the commands are run one by one.
         """
-        answers, refused = batch.answers, []
+        answers = batch.answers
+        lacking: dict[int, InsufficientCredits | AccountInDebt] = {}
         for index, item in enumerate(batch.items):
             command = item[0]
             try:
                 answers[index] = RULES[type(command)](book, command)
             except CreditsError as error:
                 batch.errors[index] = error
-                if type(command) is PlaceHold:
-                    refused.append(index)
+                if type(command) is PlaceHold and isinstance(error, InsufficientCredits | AccountInDebt):
+                    lacking[index] = error
         batch.done = len(batch.items)
-        if refused:
-            self._look_again(batch, book, refused)
+        if lacking:
+            self._look_again(batch, book, lacking)
 
-    def _look_again(self, batch: Batch, book: Book, refused: Sequence[int]) -> None:
-        """Find the refused holds that stand already: a repeat may lack just what the first one took."""
-        commands = {index: batch.items[index][0] for index in refused}
-        load_holds(self._store, book, Needs(holds={command.hold_id for command in commands.values()}))
-        for index, command in commands.items():
-            if command.hold_id in book.holds or command.hold_id in book.settled:
+    def _look_again(self, batch: Batch, book: Book, lacking: Mapping[int, InsufficientCredits | AccountInDebt]) -> None:
+        """Find the refused holds that stood before the batch: a repeat may lack just what the first one took.
+
+        One that was placed later in the batch had still been refused. What is answered is true of its own turn.
+        """
+        holds, settled = book.holds, book.settled
+        repeats = {index: batch.items[index][0] for index in lacking}
+        absent = {key: one for key, one in repeats.items() if one.hold_id not in holds and one.hold_id not in settled}
+        load_holds(self._store, book, Needs(holds={command.hold_id for command in absent.values()}))
+        for index, command in absent.items():
+            if command.hold_id in holds or command.hold_id in settled:
                 try:
-                    batch.answers[index] = decide(book, command)
+                    batch.answers[index] = decide(book, command)._replace(available=lacking[index].available)
                     del batch.errors[index]
                 except CreditsError as error:
                     batch.errors[index] = error
