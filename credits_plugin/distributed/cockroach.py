@@ -32,7 +32,7 @@ _LOCK_SECONDS: Final = 600
 _PAUSE_S: Final = 0.25
 
 
-class _Cockroach(TrueCommits, CockroachDatabase):
+class _Cockroach(TrueCommits, CockroachDatabase):  # type: ignore[misc]  # Peewee's extensions have no stubs
     """Peewee's dialect, with our COMMIT."""
 
 

@@ -284,7 +284,8 @@ class LedgerWriter:
         for index, command in absent.items():
             if command.hold_id in holds or command.hold_id in settled:
                 try:
-                    batch.answers[index] = decide(book, command)._replace(available=lacking[index].available)
+                    placed: Any = decide(book, command)
+                    batch.answers[index] = placed._replace(available=lacking[index].available)
                     del batch.errors[index]
                 except CreditsError as error:
                     batch.errors[index] = error

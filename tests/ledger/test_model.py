@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -346,6 +347,14 @@ def comparable(answer):
 
 
 PATIENT = settings(deadline=None, suppress_health_check=list(HealthCheck))
+ON_DISK = settings(
+    PATIENT,
+    max_examples=int(os.environ.get("CREDITS_TEST_LIVES", "30")),
+    stateful_step_count=50,
+    phases=[phase for phase in Phase if phase not in {Phase.shrink, Phase.explain}],
+    print_blob=True,
+)
+"""A failure is shown as it was found: on a database, and on a busy machine, shrinking it went on for minutes."""
 
 
 def test_the_rules_agree_with_a_naive_ledger():
@@ -356,4 +365,4 @@ def test_the_rules_agree_with_a_naive_ledger():
 def test_a_real_database_agrees_with_the_rules_and_a_naive_ledger(kind: str, request: pytest.FixtureRequest):
     with running_host(request.getfixturevalue(kind)) as host:
         machine = type("LifeOnDisk", (Life,), {"hosts": (host,)})
-        run_state_machine_as_test(machine, settings=settings(PATIENT, max_examples=30, stateful_step_count=50))
+        run_state_machine_as_test(machine, settings=ON_DISK)
