@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar, overload
@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, overload
 import peewee
 
 from ..database import Database, FileLock, lock_path
-from ..errors import AccountInDebt, CreditsError, DatabaseError, InsufficientCredits, OutcomeUnknown, Overloaded
+from ..errors import CreditsError, DatabaseError, OutcomeUnknown, Overloaded
 from .batches import Batch, Item, answer_callers
 from .book import Book
 from .checkpoints import Checkpointer
@@ -248,8 +248,12 @@ class LedgerWriter:
             stack.enter_context(self._store.batch())
             if careful or not self._store.is_unchanged():
                 known = None
-            book = load_book(self._store, [item[0] for item in batch.items], careful=careful, known=known)
+            commands = [item[0] for item in batch.items]
+            book = load_book(self._store, commands, careful=careful, known=known)
             self._decide(batch, book)
+            if not careful and batch.errors and self._refused_what_stands(batch):
+                book = load_book(self._store, commands, careful=True)
+                self._decide(batch, book)
             self._store.flush(book)
         self._book = book if book.is_small else None
 
@@ -258,37 +262,21 @@ class LedgerWriter:
 
         Only refusals fail alone. Any other error may have left the book halfway, so the commands are run one by one.
         """
+        batch.start()
         answers = batch.answers
-        lacking: dict[int, InsufficientCredits | AccountInDebt] = {}
         for index, item in enumerate(batch.items):
             command = item[0]
             try:
                 answers[index] = RULES[type(command)](book, command)
             except CreditsError as error:
                 batch.errors[index] = error
-                if type(command) is PlaceHold and isinstance(error, InsufficientCredits | AccountInDebt):
-                    lacking[index] = error
         batch.done = len(batch.items)
-        if lacking:
-            self._look_again(batch, book, lacking)
 
-    def _look_again(self, batch: Batch, book: Book, lacking: Mapping[int, InsufficientCredits | AccountInDebt]) -> None:
-        """Find the refused holds that stood before the batch: a repeat may lack just what the first one took.
-
-        One that was placed later in the batch had still been refused. What is answered is true of its own turn.
-        """
-        holds, settled = book.holds, book.settled
-        repeats = {index: batch.items[index][0] for index in lacking}
-        absent = {key: one for key, one in repeats.items() if one.hold_id not in holds and one.hold_id not in settled}
-        load_holds(self._store, book, Needs(holds={command.hold_id for command in absent.values()}))
-        for index, command in absent.items():
-            if command.hold_id in holds or command.hold_id in settled:
-                try:
-                    placed: Any = decide(book, command)
-                    batch.answers[index] = placed._replace(available=lacking[index].available)
-                    del batch.errors[index]
-                except CreditsError as error:
-                    batch.errors[index] = error
+    def _refused_what_stands(self, batch: Batch) -> bool:
+        """Say whether a refused hold stands already: its repeat may lack just what the first one took."""
+        commands = (batch.items[index][0] for index in batch.errors)
+        ids = {command.hold_id for command in commands if isinstance(command, PlaceHold)}
+        return bool(ids) and bool(self._store.holds(ids) or self._store.transfers(ids))
 
     def _keep_wal_short(self, *, is_new: bool) -> None:
         """Leave checkpoints to their thread, but for a WAL that has grown long."""

@@ -36,6 +36,7 @@ TINY = Scale(
     gate_requests=8,
     deliveries=4,
     transfers=10,
+    growth=(300, 900),
 )
 BARS = {  # as many as the group has of the bars that ARCHITECTURE.md and docs/benchmarks.md promise
     "throughput": 8,
@@ -47,7 +48,10 @@ BARS = {  # as many as the group has of the bars that ARCHITECTURE.md and docs/b
     "loop": 1,
     "webhooks": 1,
     "memory": 1,
+    "peers": 0,
+    "growth": 5,
 }
+OFFLINE = [group for group in command.GROUPS if group.name != "peers"]  # those are installed first: test_peers.py
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def bench() -> Iterator[Bench]:
         made.close()
 
 
-@pytest.mark.parametrize("group", command.GROUPS, ids=lambda group: group.name)
+@pytest.mark.parametrize("group", OFFLINE, ids=lambda group: group.name)
 def test_every_group_yields_its_bars(group: command.Group, bench: Bench):
     bars = group.measure(bench)
     names = [one.name for one in bars]

@@ -346,15 +346,8 @@ def comparable(answer):
     return type(answer) if isinstance(answer, BaseException) else answer
 
 
+LIVES_ON_DISK = int(os.environ.get("CREDITS_TEST_LIVES", "30"))
 PATIENT = settings(deadline=None, suppress_health_check=list(HealthCheck))
-ON_DISK = settings(
-    PATIENT,
-    max_examples=int(os.environ.get("CREDITS_TEST_LIVES", "30")),
-    stateful_step_count=50,
-    phases=[phase for phase in Phase if phase not in {Phase.shrink, Phase.explain}],
-    print_blob=True,
-)
-"""A failure is shown as it was found: on a database, and on a busy machine, shrinking it went on for minutes."""
 
 
 def test_the_rules_agree_with_a_naive_ledger():
@@ -365,4 +358,6 @@ def test_the_rules_agree_with_a_naive_ledger():
 def test_a_real_database_agrees_with_the_rules_and_a_naive_ledger(kind: str, request: pytest.FixtureRequest):
     with running_host(request.getfixturevalue(kind)) as host:
         machine = type("LifeOnDisk", (Life,), {"hosts": (host,)})
-        run_state_machine_as_test(machine, settings=ON_DISK)
+        # Without shrinking: the pure machine finds the short stories, and a database would replay them for minutes.
+        quick = settings(PATIENT, max_examples=LIVES_ON_DISK, stateful_step_count=50, phases=[Phase.generate])
+        run_state_machine_as_test(machine, settings=quick)
