@@ -73,6 +73,13 @@ def test_every_primary_key_of_an_accounts_table_begins_with_the_account(citus: D
     assert [row for row in rows if row[1] != row[2]] == []
 
 
+def test_the_document_says_where_every_table_is_placed():
+    lines = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text().splitlines()
+    named = {name: line for line in lines if line.startswith("| ") for name in line.split(" | ")[0][2:].split(", ")}
+    for table in citus_layout().tables:
+        assert (f"`{table.column}`" if table.column else "on every node") in named[table.name].split(" | ")[1]
+
+
 @pytest.mark.parametrize("table", [table.name for table in citus_layout().tables if table.group is not None])
 def test_citus_would_refuse_each_table_with_the_keys_that_one_server_has(fresh_postgresql_url: str, table: str):
     database = open_database(fresh_postgresql_url)
