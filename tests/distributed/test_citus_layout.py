@@ -15,7 +15,7 @@ from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.distributed.citus import Engine, apply_layout, citus_layout
 from credits_plugin.distributed.citus_store import CitusStore
-from credits_plugin.errors import ConfigurationError
+from credits_plugin.errors import ConfigurationError, InsufficientCredits
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import (
     Code,
@@ -134,6 +134,8 @@ async def drive(writer: LedgerWriter, *, users: int = 12) -> None:
                 await writer.execute(ReleaseHold(key, placed.hold_id, now_ms()))
             else:
                 await writer.execute(SettleHold(key, placed.hold_id, 10 * cost, now_ms(), Usage(input=1)))
+        with pytest.raises(InsufficientCredits):
+            await writer.execute(PlaceHold(key, user, new_id(), 10**9, now, now + 60_000, 1, 7))
         await asyncio.sleep(0.05)
         await writer.execute(ExpireLots(key, new_id(), now_ms()))
         await writer.execute(PostTransfer(key, user, new_id(), Code.ADJUSTMENT_OUT, 5, now_ms()))
@@ -185,12 +187,13 @@ async def test_every_statement_of_the_writer_names_its_accounts(citus: Database,
     await drive(writer)
     writer.close()
 
-    kinds = {statement for statement in statements if not statement.startswith("SET LOCAL ")}
+    kinds = {statement for statement in statements if not statement.startswith(("SET LOCAL ", "BEGIN", "COMMIT"))}
     verbs = {
         (match[1], match[2])
         for match in (re.search(r"^(\w+).*?\b(account|hold|transfer|lot|archive_anchor)\b", s) for s in kinds)
     }
     hot = {("SELECT", "account"), ("UPDATE", "account"), ("INSERT", "hold"), ("DELETE", "hold"), ("INSERT", "transfer")}
+    hot |= {("SELECT", "transfer"), ("SELECT", "lot"), ("SELECT", "archive_anchor")}
     assert hot <= verbs, "the scenario reached the hot statements"
     assert [s for s in kinds if not (ONE_ACCOUNT.search(s) or THEIR_ROWS.search(s) or NEW_ROWS.search(s))] == []
     assert [s for s in kinds if "FOR UPDATE" in s and not ONE_ACCOUNT.search(s)] == []
