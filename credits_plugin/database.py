@@ -20,6 +20,7 @@ from playhouse.cockroachdb import CockroachDatabase
 from playhouse.migrations import Runner
 
 from .distributed.cockroach import SCHEME, cockroach_database, migration_lock
+from .distributed.true_commits import TrueCommits
 from .errors import ConfigurationError, DatabaseError, DatabaseTooNew
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def _open_postgresql(url: str) -> Database:
 
 def _postgresql_database(url: str, **options: Any) -> peewee.Database:
     rest = url.partition("://")[2]
-    return peewee.PostgresqlDatabase(f"postgresql://{rest}", prefer_psycopg3=True, **options)
+    return TrueCommits(f"postgresql://{rest}", prefer_psycopg3=True, **options)
 
 
 class Reads:

@@ -19,6 +19,7 @@ from .memory import measure_memory
 from .peers import measure_peers
 from .processes import measure_processes
 from .report import Bar, goals_first, table, write
+from .scratch import require_scratch, what_is_left
 from .size import measure_size
 from .throughput import measure_throughput
 from .webhooks import measure_webhooks
@@ -75,16 +76,31 @@ def choose_groups(only: str | None, *, url: str | None) -> list[Group]:
     return [known[name] for name in names]
 
 
-def run(*, url: str | None, out: Path, arguments: list[str], only: str | None = None, scale: Scale = _FULL) -> int:
+def run(
+    *,
+    url: str | None,
+    out: Path,
+    arguments: list[str],
+    only: str | None = None,
+    accept_accounts: bool = False,
+    scale: Scale = _FULL,
+) -> int:
     """Print the table and write ``out``. A missed goal is shown, not an error: speed is measured, never asserted.
 
     Raises:
-        InvalidValue: ``only`` names a group that there is not.
+        InvalidValue: ``only`` names a group that there is not, or ``url`` a database with other accounts than a
+            benchmark's, which ``accept_accounts`` accepts.
     """
     groups = choose_groups(only, url=url)
-    fsync = fix_fsync_cost(arguments)
+    fsync = fix_fsync_cost(arguments) if url is None else "the database's own fsync"
+    if url is not None:
+        require_scratch(url, accept_accounts=accept_accounts)
     _say(f"medians of {scale.rounds} interleaved rounds, {scale.callers} callers, {fsync}")
-    bars = measure_all(groups, scale=scale, url=url)
+    try:
+        bars = measure_all(groups, scale=scale, url=url)
+    finally:
+        if url is not None:
+            _say(what_is_left(url))
     write(bars, out)
     _say(table(goals_first(bars)))
     _say(f"written to {out}")

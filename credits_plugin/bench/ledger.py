@@ -20,6 +20,7 @@ from .floor import FloorWriter
 
 CALLERS: Final = 256
 ACCOUNTS: Final = 1_000
+ACCOUNT_PREFIX: Final = "bench-"
 _FORTUNE: Final = 10**15
 _USAGE: Final = Usage(input=900, cache_read=100, output=250)
 
@@ -70,7 +71,7 @@ def prepare(url: str, *, accounts: int = ACCOUNTS) -> Database:
 
 def account_name(number: int) -> str:
     """Return the host's name of the benchmark's account."""
-    return f"bench-{number}"
+    return f"{ACCOUNT_PREFIX}{number}"
 
 
 async def grant_fortunes(writer: LedgerWriter, names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ _SECONDS_TO_MEET: Final = 0.1
 
 
 def measure_processes(bench: Bench) -> list[Bar]:
-    """Compare four host processes with one that has as many callers as all four together."""
+    """Compare four host processes, each with its own callers, with one; and with that one's callers divided by four."""
     bars: list[Bar] = []
     for name, url in bench.databases():
         with ledger_of(url, accounts=bench.scale.accounts), _hosts(url) as hosts:
@@ -28,6 +28,7 @@ def measure_processes(bench: Bench) -> list[Bar]:
                 bench.scale.rounds,
                 lambda hosts=hosts: _run("one", hosts[:1], bench.scale),  # type: ignore[misc]
                 lambda hosts=hosts: _run("four", hosts, bench.scale),  # type: ignore[misc]
+                lambda hosts=hosts: _run("divided", hosts, bench.scale, divide_by=HOSTS),  # type: ignore[misc]
             )
         ours = name == "SQLite"
         total, p99 = rounds.ratio("four", to="one"), rounds.ratio("four p99", to="one p99")
@@ -37,6 +38,11 @@ def measure_processes(bench: Bench) -> list[Bar]:
                 f"{name}: four hosts, smallest share", rounds.median("four share"), "", at_least(0.2) if ours else None
             ),
             bar(f"{name}: four hosts, hold p99 of one host's", p99, "x", at_most(4) if ours else None),
+            bar(
+                f"{name}: four hosts that share one host's callers, total of one's",
+                rounds.ratio("divided", to="one"),
+                "x",
+            ),
             bar(f"{name}: pairs, one host", rounds.median("one"), "/s"),
             bar(f"{name}: pairs, four hosts", rounds.median("four"), "/s"),
             bar(f"{name}: hold p99, four hosts", rounds.median("four p99") * 1_000, "ms"),
@@ -56,7 +62,7 @@ def _hosts(url: str) -> Iterator[list[subprocess.Popen[str]]]:
         ]
 
 
-def _run(name: str, hosts: Sequence[subprocess.Popen[str]], scale: Scale) -> dict[str, float]:
+def _run(name: str, hosts: Sequence[subprocess.Popen[str]], scale: Scale, *, divide_by: int = 1) -> dict[str, float]:
     """Let the hosts drive the database at the same time; returns pairs per second, smallest share and hold p99."""
     for host in hosts:
         _tell(host, {"ready": True})
@@ -65,7 +71,7 @@ def _run(name: str, hosts: Sequence[subprocess.Popen[str]], scale: Scale) -> dic
     load = {
         "begin": time.monotonic() + _SECONDS_TO_MEET,
         "seconds": scale.seconds,
-        "callers": max(scale.callers // len(hosts), 1),
+        "callers": max(scale.callers // divide_by, 1),
         "accounts": scale.accounts,
     }
     for host in hosts:

@@ -55,7 +55,12 @@ def _bars(name: str, rounds: Rounds, scale: Scale) -> list[Bar]:
     single_goal = _SINGLE_GOAL if name == "SQLite" else None
     bars = [
         bar(f"{name}: many accounts, of the floor", ratio("many", to="floor, many"), "x", floor_goal),
-        bar(f"{name}: one hot account, of the floor", ratio("hot", to="floor, hot"), "x", floor_goal),
+        bar(
+            f"{name}: one hot account, of the floor",
+            ratio("hot", to="floor, hot"),
+            "x",
+            floor_goal if name == "PostgreSQL" else None,
+        ),
         bar(f"{name}: one hot account, of many accounts", ratio("hot", to="many"), "x", hot_goal),
         bar(f"{name}: many accounts, of one transaction each", ratio("many", to="single"), "x", single_goal),
         bar(f"{name}: pairs, {scale.accounts:,} accounts", rounds.median("many"), "/s"),

@@ -13,6 +13,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--url", help="a database to measure, instead of a SQLite file and a PostgreSQL server of its own"
     )
+    parser.add_argument(
+        "--yes", action="store_true", help="write into the database of --url even if it holds real accounts"
+    )
     parser.add_argument("--only", metavar="NAME[,NAME]", help="these groups of measures alone; --list names them")
     parser.add_argument("--list", action="store_true", help="name the groups of measures and end")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="default build/bench.json")
@@ -29,4 +32,4 @@ def _bench(options: argparse.Namespace) -> int:
     for name in ("url", "only"):
         if value := getattr(options, name):
             arguments += [f"--{name}", value]
-    return run(url=options.url, out=options.out, arguments=arguments, only=options.only)
+    return run(url=options.url, out=options.out, arguments=arguments, only=options.only, accept_accounts=options.yes)

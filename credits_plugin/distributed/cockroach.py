@@ -16,6 +16,7 @@ import peewee
 from playhouse.cockroachdb import CockroachDatabase
 
 from ..errors import DatabaseError
+from .true_commits import TrueCommits
 
 SCHEME: Final = "cockroachdb"
 _LOCK_TABLE: Final = (
@@ -31,11 +32,14 @@ _LOCK_SECONDS: Final = 600
 _PAUSE_S: Final = 0.25
 
 
+class _Cockroach(TrueCommits, CockroachDatabase):  # type: ignore[misc]  # Peewee's extensions have no stubs
+    """Peewee's dialect, with our COMMIT."""
+
+
 def cockroach_database(url: str, **options: Any) -> peewee.Database:
     """Describe the CockroachDB database of ``cockroachdb://user@host:26257/name?…``; connects to nothing yet."""
     rest = url.partition("://")[2]
-    database: peewee.Database = CockroachDatabase(f"postgresql://{rest}", prefer_psycopg3=True, **options)
-    return database
+    return _Cockroach(f"postgresql://{rest}", prefer_psycopg3=True, **options)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from ..errors import Overloaded
 from ..ledger.entries import Command, PlaceHold
 from .channel import Channel, accept_channel, open_channel
 from .leases import Lease
-from .wire import answer_message, command_message, command_of, error_message, outcome_of, pack, unpack
+from .wire import NotUnderstood, answer_message, command_message, command_of, error_message, outcome_of, pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _BATCH: Final = 512
 _HANDSHAKE_S: Final = 2.0
 RunHere: TypeAlias = Callable[[Command], "asyncio.Future[Any]"]
 """Queues a command for this host's own writer, in the running event loop."""
-_BROKEN: Final = (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError, KeyError, TypeError)
+_BROKEN: Final = (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError, LookupError, TypeError)
 """The connection ended, or the other side does not speak as we do: it may run another version."""
 
 
@@ -62,6 +62,7 @@ class Peer:
         self._wake = asyncio.Event()
         self._woken = threading.Event()
         self._number = 0
+        self._other_version = False
 
     def put(self, call: Call) -> None:
         """Queue a command for the other host; safe from any thread.
@@ -143,13 +144,33 @@ class Peer:
 
     async def _receive(self, channel: Channel) -> None:
         while True:
-            outcomes = [(message[0], outcome_of(message)) for message in unpack(await channel.receive())]
             by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Call, Any]]] = {}
-            for number, outcome in outcomes:
-                call = self._waiting.pop(number)
-                by_loop.setdefault(call.loop, []).append((call, outcome))
-            for loop, told in by_loop.items():
-                _tell(loop, told)
+            try:
+                for message in unpack(await channel.receive()):
+                    self._sort(message, by_loop)
+            finally:
+                for loop, told in by_loop.items():
+                    _tell(loop, told)
+
+    def _sort(
+        self, message: list[Any], by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Call, Any]]]
+    ) -> None:
+        """Take a call off the waiting ones: to those that are told together, or to this host's own writer."""
+        call = self._waiting[message[0]]
+        try:
+            outcome = outcome_of(message)
+        except NotUnderstood as error:
+            self._note_version(error)
+            self._run_calls_here([call])
+        else:
+            by_loop.setdefault(call.loop, []).append((call, outcome))
+        del self._waiting[message[0]]
+
+    def _note_version(self, error: NotUnderstood) -> None:
+        if not self._other_version:
+            self._other_version = True
+            text = "host %s runs another version (%s); what it does not understand runs here"
+            logger.warning(text, self.lease.address, error)
 
     async def settled(self) -> None:
         """Wait until what was taken back has been executed here."""
@@ -161,6 +182,9 @@ class Peer:
         calls = [*self._waiting.values(), *self._queue]
         self._waiting.clear()
         self._queue.clear()
+        self._run_calls_here(calls)
+
+    def _run_calls_here(self, calls: Iterable[Call]) -> None:
         for call in calls:
             try:
                 future = self._run_here(_lasting(call.command))
@@ -242,7 +266,7 @@ class Desk:
         number = message[0]
         try:
             future = self._run_here(command_of(message))
-        except Overloaded as error:
+        except (Overloaded, NotUnderstood) as error:
             answers.add(error_message(number, error))
         else:
             future.add_done_callback(partial(answers.add_done, number))

@@ -31,7 +31,12 @@ _COMMANDS: Final = {
     kind.__name__: kind for kind in (PlaceHold, SettleHold, ReleaseHold, ExpireHold, PostTransfer, ExpireLots, RollOver)
 }
 _ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Settled, Released, Posted)}
+_NOT_UNDERSTOOD: Final = "not_understood"
 _USAGE: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
+
+
+class NotUnderstood(ValueError):
+    """A command or an answer that only another version of this package knows: it runs where it came from."""
 
 
 def pack(messages: list[list[Any]]) -> bytes:
@@ -61,19 +66,23 @@ def command_of(message: list[Any]) -> Command:
     """Return the command of a message.
 
     Raises:
-        ValueError: it is none of ours.
+        NotUnderstood: another version's command, or one with other fields.
     """
     _, name, *fields = message
     kind = _COMMANDS.get(name)
     if kind is None or len(fields) != len(kind._fields):
         msg = f"unknown command {name!r:.40} of {len(fields)} fields"
-        raise ValueError(msg)
+        raise NotUnderstood(msg)
     values = dict(zip(kind._fields, fields, strict=True))
-    if values.get("usage") is not None:
-        values["usage"] = Usage(*values["usage"])
-    if kind is PostTransfer:
-        values["code"] = Code(values["code"])
-        values["terms"] = LotTerms(*values["terms"])
+    try:
+        if values.get("usage") is not None:
+            values["usage"] = Usage(*values["usage"])
+        if kind is PostTransfer:
+            values["code"] = Code(values["code"])
+            values["terms"] = LotTerms(*values["terms"])
+    except (TypeError, ValueError) as error:
+        msg = f"unknown values in command {name}: {error}"
+        raise NotUnderstood(msg) from error
     return kind(**values)
 
 
@@ -84,22 +93,32 @@ def answer_message(number: int, answer: Answer) -> list[Any]:
 
 def error_message(number: int, error: BaseException) -> list[Any]:
     """Return ``[number, code, message, fields]``; an error that is not ours becomes a database error."""
+    if isinstance(error, NotUnderstood):
+        return [number, _NOT_UNDERSTOOD, str(error), {}]
     if not isinstance(error, CreditsError):
         error = DatabaseError(f"the leading host failed: {error}")
     return [number, error.code, error.message, error.fields]
 
 
 def outcome_of(message: list[Any]) -> Answer | CreditsError:
-    """Return the answer or the error of a message."""
+    """Return the answer or the error of a message.
+
+    Raises:
+        NotUnderstood: the other host did not understand the command, or answered what this version does not know.
+    """
     _, name, *rest = message
     kind = _ANSWERS.get(name)
-    if kind is not None:
-        return kind(*rest)
-    return _error(str(name), *rest)
+    try:
+        return kind(*rest) if kind is not None else _error(str(name), *rest)
+    except (TypeError, KeyError) as error:
+        msg = f"unknown answer {name!r:.40}: {error}"
+        raise NotUnderstood(msg) from error
 
 
 def _error(code: str, text: str, fields: dict[str, Any]) -> CreditsError:
-    kind = next((one for one in _subclasses(CreditsError) if one.code == code), DatabaseError)
+    kind = next((one for one in _subclasses(CreditsError) if one.code == code), None)
+    if kind is None:
+        raise NotUnderstood(text if code == _NOT_UNDERSTOOD else f"unknown error {code!r:.40}: {text}")
     if issubclass(kind, InsufficientCredits | AccountInDebt):
         return kind(fields["account_id"], needed=fields["needed"], available=fields["available"])
     return kind(text, **fields)

@@ -7,7 +7,9 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-_ANSWERS_AT_ONCE: Final = 64
+_ANSWERS_AT_ONCE: Final = 256
+"""Callers answered in one go. 512 were measured to hold the loop up for 10 ms; after 64 the writer takes what they sent
+at once, and makes four small commits of one."""
 
 Item: TypeAlias = tuple[Any, Any, asyncio.AbstractEventLoop | None]
 """Command or unit of work, its future (asyncio's or concurrent.futures': both have done and set_result), its loop."""
@@ -50,7 +52,7 @@ def answer_callers(batch: Batch) -> None:
 
 
 def _resolve_slice(batch: Batch, loop: asyncio.AbstractEventLoop, start: int) -> None:
-    """Answer some callers, and let the loop do other things before the next: 512 at once were measured to block it."""
+    """Answer some callers, and let the loop do other things before the next."""
     end = min(start + _ANSWERS_AT_ONCE, batch.done)
     _resolve(batch, loop, start, end)
     if end < batch.done:
@@ -60,11 +62,11 @@ def _resolve_slice(batch: Batch, loop: asyncio.AbstractEventLoop, start: int) ->
 def _resolve(batch: Batch, loop: asyncio.AbstractEventLoop | None, start: int, end: int) -> None:
     """Answer those callers of one loop; who was cancelled does not wait any more."""
     errors = batch.errors
-    for index in range(start, end):
-        _, future, owner = batch.items[index]
-        if owner is not loop or future.done():
-            continue
-        if index in errors:
-            future.set_exception(errors[index])
-        else:
-            future.set_result(batch.answers[index])
+    if errors:
+        for index in errors.keys() & range(start, end):
+            _, future, owner = batch.items[index]
+            if owner is loop and not future.done():
+                future.set_exception(errors[index])
+    for (_, future, owner), answer in zip(batch.items[start:end], batch.answers[start:end], strict=True):
+        if owner is loop and not future.done():
+            future.set_result(answer)

@@ -38,8 +38,10 @@ class Checkpointer:
         if self._thread.is_alive():
             self._thread.join()
 
-    def relieve(self, connection: Any) -> None:
-        """Checkpoint between two batches when the WAL has grown long: endless load lets it never restart."""
+    def look_after(self, connection: Any, *, is_new: bool) -> None:
+        """Called before a batch: leave checkpoints to the thread, unless endless load lets the WAL never restart."""
+        if is_new:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._batches += 1
         if self._batches % _LOOK_EVERY == 0 and self._wal.exists() and self._wal.stat().st_size > _LONGEST_WAL_BYTES:
             connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()

@@ -33,10 +33,17 @@ class PostgresqlStore:
 
         A statement that fails takes the rest of the pipeline with it, the COMMIT included.
         """
-        self._in_pipeline = True
+        primary: Any = self.database.primary
+        connection, self._in_pipeline = self._connection, True
         try:
-            with self._connection.pipeline(), self.transaction():
+            with connection.pipeline():
+                connection.execute("BEGIN")
                 yield
+                committed = connection.execute("COMMIT")
+            primary.require_committed(committed)
+        except BaseException:
+            primary.close()  # and so the server rolls back what is open
+            raise
         finally:
             self._in_pipeline = False
 

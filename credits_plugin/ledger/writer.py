@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar, overload
@@ -170,14 +170,19 @@ class LedgerWriter:
             # Who waits for a hold never waits for the units of work that came before it: they commit afterwards.
             for queue in (commands, works):
                 if queue:
-                    items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-                    batch = Batch(items, queue is works)
-                    self._process(batch)
-                    queue.extendleft(reversed(items[batch.done :]))
-                    answer_callers(batch)
+                    answer_callers(self._process_next(queue))
         self.database.primary.close()
         if self._turn is not None:
             self._turn.close()
+
+    def _process_next(self, queue: deque[Item]) -> Batch:
+        """Run what has queued up when it is this process's turn, and leave what was not done."""
+        with self._turn or contextlib.nullcontext():
+            items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+            batch = Batch(items, queue is self._works)
+            self._process(batch)
+        queue.extendleft(reversed(items[batch.done :]))
+        return batch
 
     def _process(self, batch: Batch) -> None:
         """Run the batch; units of work may be left for the next.
@@ -238,9 +243,8 @@ class LedgerWriter:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_driver_errors)
             is_new = self.database.primary.connect(reuse_if_open=True)
-            if self._turn is not None:
-                stack.enter_context(self._turn)
-                self._keep_wal_short(is_new=is_new)
+            if self._checkpointer is not None:
+                self._checkpointer.look_after(self.database.primary.connection(), is_new=is_new)
             if batch.of_work:
                 stack.enter_context(self._store.transaction())
                 self._run_works(batch)
@@ -248,8 +252,12 @@ class LedgerWriter:
             stack.enter_context(self._store.batch())
             if careful or not self._store.is_unchanged():
                 known = None
-            book = load_book(self._store, [item[0] for item in batch.items], careful=careful, known=known)
+            commands = [item[0] for item in batch.items]
+            book = load_book(self._store, commands, careful=careful, known=known)
             self._decide(batch, book)
+            if not careful and batch.errors and self._refused_what_stands(batch):
+                book = load_book(self._store, commands, careful=True)
+                self._decide(batch, book)
             self._store.flush(book)
         self._book = book if book.is_small else None
 
@@ -258,38 +266,21 @@ class LedgerWriter:
 
         Only refusals fail alone. Any other error may have left the book halfway, so the commands are run one by one.
         """
-        answers, refused = batch.answers, []
+        batch.start()
+        answers = batch.answers
         for index, item in enumerate(batch.items):
             command = item[0]
             try:
                 answers[index] = RULES[type(command)](book, command)
             except CreditsError as error:
                 batch.errors[index] = error
-                if type(command) is PlaceHold:
-                    refused.append(index)
         batch.done = len(batch.items)
-        if refused:
-            self._look_again(batch, book, refused)
 
-    def _look_again(self, batch: Batch, book: Book, refused: Sequence[int]) -> None:
-        """Find the refused holds that stand already: a repeat may lack just what the first one took."""
-        commands = {index: batch.items[index][0] for index in refused}
-        load_holds(self._store, book, Needs(holds={command.hold_id for command in commands.values()}))
-        for index, command in commands.items():
-            if command.hold_id in book.holds or command.hold_id in book.settled:
-                try:
-                    batch.answers[index] = decide(book, command)
-                    del batch.errors[index]
-                except CreditsError as error:
-                    batch.errors[index] = error
-
-    def _keep_wal_short(self, *, is_new: bool) -> None:
-        """Leave checkpoints to their thread, but for a WAL that has grown long."""
-        assert self._checkpointer is not None  # noqa: S101 - a SQLite database has one
-        connection = self.database.primary.connection()
-        if is_new:
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-        self._checkpointer.relieve(connection)
+    def _refused_what_stands(self, batch: Batch) -> bool:
+        """Say whether a refused hold stands already: its repeat may lack just what the first one took."""
+        commands = (batch.items[index][0] for index in batch.errors)
+        ids = {command.hold_id for command in commands if isinstance(command, PlaceHold)}
+        return bool(ids) and bool(self._store.holds(ids) or self._store.transfers(ids))
 
     def _run_works(self, batch: Batch) -> None:
         """Run units of work for as long as a batch may take; at least one."""

@@ -58,11 +58,15 @@ class Server:
             time.sleep(0.02)
         raise TimeoutError(f"{question} was not answered: {self.log()}")
 
-    def stop_sending(self) -> None:
-        """Freeze what sends changes to the standby: what is acknowledged from now on would be lost with this server."""
+    def stop_sending(self) -> int:
+        """Freeze what sends changes to the standby: what is acknowledged from now on would be lost with this server.
+
+        Returns the frozen process.
+        """
         with psycopg.connect(self.url, autocommit=True) as connection:
             (pid,) = connection.execute("SELECT pid FROM pg_stat_replication").fetchone()
         os.kill(pid, signal.SIGSTOP)
+        return pid
 
     def kill(self) -> None:
         """End every process of the server at once, as a power cut would: nothing is flushed, nobody is told."""

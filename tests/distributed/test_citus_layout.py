@@ -15,7 +15,7 @@ from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.distributed.citus import Engine, apply_layout, citus_layout
 from credits_plugin.distributed.citus_store import CitusStore
-from credits_plugin.errors import ConfigurationError
+from credits_plugin.errors import ConfigurationError, InsufficientCredits
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import (
     Code,
@@ -74,6 +74,13 @@ def test_every_primary_key_of_an_accounts_table_begins_with_the_account(citus: D
     assert [row for row in rows if row[1] != row[2]] == []
 
 
+def test_the_document_says_where_every_table_is_placed():
+    lines = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text().splitlines()
+    named = {name: line for line in lines if line.startswith("| ") for name in line.split(" | ")[0][2:].split(", ")}
+    for table in citus_layout().tables:
+        assert (f"`{table.column}`" if table.column else "on every node") in named[table.name].split(" | ")[1]
+
+
 @pytest.mark.parametrize("table", [table.name for table in citus_layout().tables if table.group is not None])
 def test_citus_would_refuse_each_table_with_the_keys_that_one_server_has(fresh_postgresql_url: str, table: str):
     database = open_database(fresh_postgresql_url)
@@ -128,6 +135,8 @@ async def drive(writer: LedgerWriter, *, users: int = 12) -> None:
                 await writer.execute(ReleaseHold(key, placed.hold_id, now_ms()))
             else:
                 await writer.execute(SettleHold(key, placed.hold_id, 10 * cost, now_ms(), Usage(input=1)))
+        with pytest.raises(InsufficientCredits):
+            await writer.execute(PlaceHold(key, user, new_id(), 10**9, now, now + 60_000, 1, 7))
         await asyncio.sleep(0.05)
         await writer.execute(ExpireLots(key, new_id(), now_ms()))
         await writer.execute(PostTransfer(key, user, new_id(), Code.ADJUSTMENT_OUT, 5, now_ms()))
@@ -179,12 +188,13 @@ async def test_every_statement_of_the_writer_names_its_accounts(citus: Database,
     await drive(writer)
     writer.close()
 
-    kinds = {statement for statement in statements if not statement.startswith("SET LOCAL ")}
+    kinds = {statement for statement in statements if not statement.startswith(("SET LOCAL ", "BEGIN", "COMMIT"))}
     verbs = {
         (match[1], match[2])
         for match in (re.search(r"^(\w+).*?\b(account|hold|transfer|lot|archive_anchor)\b", s) for s in kinds)
     }
     hot = {("SELECT", "account"), ("UPDATE", "account"), ("INSERT", "hold"), ("DELETE", "hold"), ("INSERT", "transfer")}
+    hot |= {("SELECT", "transfer"), ("SELECT", "lot"), ("SELECT", "archive_anchor")}
     assert hot <= verbs, "the scenario reached the hot statements"
     assert [s for s in kinds if not (ONE_ACCOUNT.search(s) or THEIR_ROWS.search(s) or NEW_ROWS.search(s))] == []
     assert [s for s in kinds if "FOR UPDATE" in s and not ONE_ACCOUNT.search(s)] == []

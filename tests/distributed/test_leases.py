@@ -16,11 +16,20 @@ import pytest
 
 from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
+from credits_plugin.distributed import wire
 from credits_plugin.distributed.channel import ForgedFrame, accept_channel, open_channel
 from credits_plugin.distributed.leases import PARTITIONS, Lease, Leases, leaders
 from credits_plugin.distributed.peers import Call, Peer
 from credits_plugin.distributed.router import RoutedWriter
-from credits_plugin.distributed.wire import command_message, command_of, error_message, outcome_of, pack, unpack
+from credits_plugin.distributed.wire import (
+    NotUnderstood,
+    command_message,
+    command_of,
+    error_message,
+    outcome_of,
+    pack,
+    unpack,
+)
 from credits_plugin.errors import ConfigurationError, HoldEnded, InsufficientCredits
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import (
@@ -139,6 +148,93 @@ def test_a_command_survives_the_wire(command):
     received = command_of(message)
     assert (received, type(received)) == (command, type(command))
     assert [type(value) for value in received] == [type(value) for value in command]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [1, "SplitHold", KEY, 2],
+        [*command_message(1, RollOver(KEY, 1, 2, 3, None)), "a field of the next version"],
+        command_message(1, RollOver(KEY, 1, 2, 3, None))[:-1],
+        [1, "PostTransfer", KEY, "anna", 2, 99, 5, 6, None, None, [0, None]],
+        [1, "PostTransfer", KEY, "anna", 2, Code.PROMOTION, 5, 6, None, None, [0, None, "a term of the next version"]],
+        [1, "SettleHold", KEY, 1, 2, 3, [1, 2, 3, 4, 5, 6, 7, 8, 9]],
+    ],
+    ids=["command", "more fields", "fewer fields", "code", "terms", "usage"],
+)
+def test_a_command_of_another_version_is_an_error_that_says_so(message):
+    with pytest.raises(NotUnderstood, match="unknown"):
+        command_of(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [1, "Split", 2],
+        [1, "Settled", 2, 3, 4, False, "a field of the next version"],
+        [1, "an_error_of_the_next_version", "it failed", {}],
+        [1, "insufficient_credits", "it lacks", {}],
+        error_message(1, NotUnderstood("unknown command 'SplitHold' of 2 fields")),
+    ],
+    ids=["answer", "more fields", "error", "error without its fields", "not understood"],
+)
+def test_an_answer_of_another_version_is_an_error_that_says_so(message):
+    (received,) = unpack(pack([message]))
+    with pytest.raises(NotUnderstood, match="unknown"):
+        outcome_of(received)
+
+
+async def test_what_a_leader_of_the_previous_version_does_not_know_runs_here_and_the_rest_goes_on_there(
+    hosts: list[RoutedWriter], shared: Database, monkeypatch: pytest.MonkeyPatch
+):
+    leader = next(writer for writer in hosts if writer._routes[KEY % PARTITIONS] is None)
+    sender = next(writer for writer in hosts if writer is not leader)
+    soon = grant(500, terms=LotTerms(expires_at_ms=now_ms() + 3_600_000))
+    await sender.execute(soon)
+    known = {name: kind for name, kind in wire._COMMANDS.items() if kind is not RollOver}
+    monkeypatch.setattr(wire, "_COMMANDS", known)
+    peer, before = sender._routes[KEY % PARTITIONS], sender.forwarded
+    roll_over = RollOver(KEY, soon.transfer_id, new_id(), now_ms(), None, cap=200)
+    rolled, placed = await asyncio.gather(sender.execute(roll_over), sender.execute(hold(10)))
+    assert (rolled.amount, placed.available) == (200, 490)
+    assert sender.forwarded == before + 2
+    assert (await sender.execute(settle(placed.hold_id, 4))).balance == 496
+    assert sender._routes[KEY % PARTITIONS] is peer, "the leader was not left"
+    assert sender.forwarded == before + 3
+    assert audit(shared).findings == []
+
+
+async def test_an_answer_of_the_next_version_is_asked_for_here_again_and_its_neighbours_are_told(shared: Database):
+    here = LedgerWriter(shared, new_id=IdMaker())
+    here.start()
+    await here.execute(grant(1_000))
+    channels = []
+
+    async def answer(reader, writer):
+        channel = await accept_channel(reader, writer, secret=SECRET)
+        channels.append(channel)
+        first, second, third = unpack(await channel.receive())
+        placed = await here.execute(command_of(second))
+        channel.send(pack([[first[0], "PlacedAnew", 1], [second[0], "Placed", *placed], [999, "Settled"], third]))
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    lease = Lease("next", f"127.0.0.1:{server.sockets[0].getsockname()[1]}", 1)
+    peer = Peer(lease, secret=SECRET, run_here=here.execute, queue_limit=10, answer_within_s=5)
+    connected = asyncio.Event()
+    running = asyncio.create_task(peer.run(connected.set))
+    await connected.wait()
+    loop = asyncio.get_running_loop()
+    futures = [loop.create_future() for _ in range(3)]
+    for future in futures:
+        peer.put(Call(hold(100), loop, future))
+    async with asyncio.timeout(10):
+        placed = await asyncio.gather(*futures)
+        await running
+    assert len({one.hold_id for one in placed}) == 3
+    assert shared.primary.execute_sql("SELECT held FROM account").fetchone() == (300,)
+    channels[0].close()
+    server.close()
+    here.close()
 
 
 @pytest.mark.parametrize(

@@ -165,11 +165,12 @@ def run_suite(*arguments: str, environment: dict[str, str]) -> None:
     """Run other tests of this project, on PostgreSQL alone, under other conditions."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "postgresql", "-p", "no:cacheprovider", *arguments]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    inherited["CREDITS_TEST_LIVES"] = "10"  # of test_model.py's machine, which the suite itself runs thrice as long
     done = subprocess.run(
         command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout[-4_000:] + done.stderr[-1_000:]
-    assert " passed" in done.stdout or "100%" in done.stdout
+    assert "100%" in done.stdout
 
 
 SERIALIZABLE = {"PGOPTIONS": "-c default_transaction_isolation=serializable"}
@@ -184,6 +185,11 @@ def test_the_ledgers_and_payments_own_tests_pass_at_serializable(postgresql_url:
 
 def test_the_ledgers_and_payments_own_tests_pass_on_the_citus_layout(postgresql_url: str):
     environment = {"CREDITS_TEST_POSTGRESQL": postgresql_url, "PYTHONPATH": str(Path(__file__).parent)}
-    # There, a transfer's id is one of its account's: two accounts cannot collide in it, as that test makes them do.
-    other = "tests/ledger/test_writer.py::test_a_failed_batch_is_replayed_and_only_the_culprit_fails[postgresql]"
-    run_suite("-p", "on_citus_layout", "--deselect", other, "tests/ledger", "tests/payments", environment=environment)
+    # What a changed row is found by does not depend on where it lies, and takes as long as the rest.
+    unplaced = "tests/ledger/test_tampering.py"
+    # There, a transfer's id is one of its account's: two accounts cannot collide in it, as these tests make them do.
+    writers = "tests/ledger/test_writer.py"
+    other = f"{writers}::test_a_failed_batch_is_replayed_and_only_the_culprit_fails[postgresql]"
+    another = f"{writers}::test_a_transfer_id_of_another_account_is_refused_instead_of_answered[postgresql]"
+    options = ("-p", "on_citus_layout", "--deselect", other, "--deselect", another, "--ignore", unplaced)
+    run_suite(*options, "tests/ledger", "tests/payments", environment=environment)

@@ -10,7 +10,7 @@ import pytest
 
 from credits_plugin import Usage
 from credits_plugin.database import Database
-from credits_plugin.errors import LedgerError
+from credits_plugin.errors import InsufficientCredits, LedgerError
 from credits_plugin.ledger.audit import Finding, audit
 from credits_plugin.ledger.entries import (
     Code,
@@ -259,4 +259,36 @@ async def test_breakage_that_is_repeated_after_a_hold_let_go_takes_nothing_under
     assert (await writer.execute(command)).amount in {0, 10}
     assert books(database) == once
     assert (await writer.execute(ExpireLots(KEY, new_id(), SOON))).amount == 60
+    assert faults(database) == []
+
+
+async def in_one_batch(database: Database, *commands: Command) -> list[Any]:
+    """What a writer answers to commands that wait for it when it starts."""
+    writer = LedgerWriter(database, new_id=new_id)
+    waiting = [asyncio.ensure_future(writer.execute(command)) for command in commands]
+    await asyncio.sleep(0)
+    writer.start()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    writer.close()
+    return answers
+
+
+async def test_a_repeated_hold_is_told_what_is_available_in_its_own_turn(database: Database):
+    first = hold(80)
+    await in_one_batch(database, post(Code.PROMOTION, 100), first)
+    repeated, other = await in_one_batch(database, first, hold(15))
+    assert (repeated.repeated, repeated.available) == (True, 20)
+    assert (other.repeated, other.available) == (False, 5)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_refused_hold_stays_refused_when_its_repetition_finds_credits_in_the_same_batch(
+    ends: bool, database: Database
+):
+    await in_one_batch(database, post(Code.PROMOTION, 10))
+    command = hold(80)
+    ending = [ENDINGS["settled"](command.hold_id)] if ends else []
+    refused, _, placed, *_ = await in_one_batch(database, command, post(Code.PROMOTION, 100), command, *ending)
+    assert (type(refused), refused.available) == (InsufficientCredits, 10)
+    assert (placed.repeated, placed.available) == (False, 30)
     assert faults(database) == []

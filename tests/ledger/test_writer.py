@@ -10,8 +10,10 @@ import pytest
 from credits_plugin import Usage
 from credits_plugin.database import Database
 from credits_plugin.errors import (
+    DatabaseError,
     HoldEnded,
     InsufficientCredits,
+    InvalidValue,
     LedgerError,
     Overloaded,
     RequestIdReused,
@@ -260,3 +262,59 @@ async def test_a_request_settled_for_nothing_gives_its_hold_back(writer: LedgerW
     await writer.execute(settle(placed.hold_id, 0))
     assert account_row(database) == (1_000, 0, 1)
     assert (await writer.execute(settle(placed.hold_id, 0))).repeated
+
+
+async def test_what_another_connection_wrote_is_seen_by_the_next_hold(writer: LedgerWriter, database: Database):
+    await writer.execute(grant(1_000))
+    await writer.execute(hold(400))
+    database.primary.execute_sql("UPDATE account SET balance = 500, held = 500")
+    with pytest.raises(InsufficientCredits) as refusal:
+        await writer.execute(hold(1))
+    assert refusal.value.available == 0
+
+
+async def test_a_token_count_beyond_63_bits_is_refused_and_leaves_everything_as_it_was(
+    writer: LedgerWriter, database: Database
+):
+    await writer.execute(grant(1_000))
+    placed = await writer.execute(hold(400))
+    with pytest.raises(InvalidValue, match="63 bits"):
+        await writer.execute(SettleHold(KEY, placed.hold_id, 250, now_ms(), Usage(input=2**64)))
+    assert account_row(database) == (1_000, 400, 1)
+    assert (await writer.execute(settle(placed.hold_id, 250))).balance == 750
+
+
+async def test_a_transfer_id_of_another_account_is_refused_instead_of_answered(
+    writer: LedgerWriter, database: Database
+):
+    first = grant(1_000)
+    await writer.execute(first)
+    boris = account_key("boris")
+    await writer.execute(PostTransfer(boris, "boris", new_id(), Code.PROMOTION, 5, now_ms()))
+    with pytest.raises(LedgerError, match="another account"):
+        await writer.execute(PostTransfer(boris, "boris", first.transfer_id, Code.PROMOTION, 1_000, now_ms()))
+    assert database.primary.execute_sql("SELECT sum(balance) FROM account").fetchone()[0] == 1_005
+
+
+async def test_a_unit_of_work_that_takes_too_long_is_stopped_and_the_others_stand(
+    writer: LedgerWriter, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("credits_plugin.ledger.writer._WORK_LIMIT_S", 0.2)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+    def slow(tx: Transaction) -> None:
+        tx.decide(grant(77))
+        tx.database.execute_sql(endless).fetchone()
+
+    await writer.execute(grant(1_000))
+    results = await asyncio.gather(
+        writer.work([KEY], lambda tx: tx.decide(grant(10)).amount),
+        writer.work([KEY], slow),
+        writer.work([KEY], lambda tx: tx.decide(grant(5)).amount),
+        writer.execute(hold(400)),
+        return_exceptions=True,
+    )
+    assert (results[0], results[2], results[3].amount) == (10, 5, 400)
+    assert isinstance(results[1], DatabaseError)
+    assert "stopped after" in str(results[1])
+    assert account_row(database) == (1_015, 400, 3)
