@@ -159,8 +159,7 @@ def settle_session(
     if isinstance(captured, str):
         change_payment(tx, payment.id, detail=captured)
         return Fulfilment(Fulfilled.QUARANTINED, payment.id, captured)
-    payment = change_payment(tx, payment.id, paid_minor=captured.paid_minor, granted_microcredits=captured.microcredits)
-    return _grant(tx, payment, session, external_id=external_id)
+    return _grant(tx, payment, session, captured, external_id=external_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +222,9 @@ def _adopt_session(
     )
 
 
-def _grant(tx: Transaction, payment: PaymentView, session: CheckoutSession, *, external_id: str) -> Fulfilment:
+def _grant(
+    tx: Transaction, payment: PaymentView, session: CheckoutSession, captured: Captured, *, external_id: str
+) -> Fulfilment:
     transfer_id = tx.new_id()
     posted = tx.decide(
         PostTransfer(
@@ -231,13 +232,13 @@ def _grant(tx: Transaction, payment: PaymentView, session: CheckoutSession, *, e
             external_id,
             transfer_id,
             Code.PURCHASE,
-            payment.credited,
+            captured.microcredits,
             tx.at_ms,
             reference=session.payment_intent_id,
             payment_id=payment.id,
         )
     )
-    _claim(tx, payment, transfer_id)
+    _claim(tx, payment, captured, transfer_id=transfer_id)
     _remember_customer(tx, payment, session)
     put_event(
         tx,
@@ -248,7 +249,7 @@ def _grant(tx: Transaction, payment: PaymentView, session: CheckoutSession, *, e
             "payment_intent": session.payment_intent_id,
             "package_id": payment.package_id,
             "microcredits": posted.amount,
-            "amount_minor": payment.whole_minor,
+            "amount_minor": captured.paid_minor,
             "currency": payment.currency,
             "balance": posted.balance,
         },
@@ -258,7 +259,7 @@ def _grant(tx: Transaction, payment: PaymentView, session: CheckoutSession, *, e
         Fulfilled.GRANTED,
         payment.id,
         external_id=external_id,
-        microcredits=payment.credited,
+        microcredits=captured.microcredits,
         payment_intent_id=session.payment_intent_id,
     )
 
@@ -270,9 +271,10 @@ def _catch_up(tx: Transaction, payment: PaymentView, *, reference: str) -> None:
         take_back(tx, payment_id=payment.id, cause=cause, reference=reference)
 
 
-def _claim(tx: Transaction, payment: PaymentView, transfer_id: int) -> None:
+def _claim(tx: Transaction, payment: PaymentView, captured: Captured, *, transfer_id: int) -> None:
     """Tie the payment to its grant; the condition makes a second grant impossible even if a lock were missing."""
-    if _CLAIM.execute(tx.database, payment.id, transfer_id, tx.at_ms, tx.at_ms).rowcount != 1:
+    taken = (captured.paid_minor, captured.microcredits)
+    if _CLAIM.execute(tx.database, payment.id, transfer_id, *taken, tx.at_ms, tx.at_ms).rowcount != 1:
         msg = f"payment {payment.id} has already been granted"
         raise LedgerError(msg)
 
@@ -286,8 +288,10 @@ def _remember_customer(tx: Transaction, payment: PaymentView, session: CheckoutS
 
 
 _CLAIM: Final = Prepared(
-    lambda payment_id, transfer_id, paid_at_ms, updated_at_ms: Payment.update(
+    lambda payment_id, transfer_id, paid_minor, microcredits, paid_at_ms, updated_at_ms: Payment.update(
         grant_transfer_id=transfer_id,
+        paid_minor=paid_minor,
+        granted_microcredits=microcredits,
         status=PaymentStatus.PAID,
         detail=None,
         paid_at_ms=paid_at_ms,
