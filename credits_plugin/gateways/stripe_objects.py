@@ -241,6 +241,8 @@ def _flag(data: Json, name: str) -> bool:
 
 def _clean(text: str) -> str:
     """Drop what no text column and no terminal should see: control characters and lone surrogates."""
+    if text.isprintable():  # nearly always
+        return text
     return "".join(character for character in text if character.isprintable())
 
 
