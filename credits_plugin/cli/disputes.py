@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..money import format_credits, format_money
+from ..payments.checkout import with_receipt
 from ..payments.evidence import pack, read_case, summary_of
 from ..payments.queries import DisputeView, disputes_page
-from .access import read
+from ..settings import load_settings
+from .access import read, with_shop
 from .options import add_database
 
 
@@ -55,6 +58,9 @@ def _show(options: argparse.Namespace) -> int:
 
 def _evidence(options: argparse.Namespace) -> int:
     case = read(options, lambda database: read_case(database, options.dispute_id))
+    if case.payment.receipt_url is None and load_settings().stripe_secret_key:
+        receipt = with_shop(options, lambda shop: with_receipt(shop, case.payment))
+        case = replace(case, payment=receipt)
     path = options.out or Path(f"{case.dispute.stripe_dispute_id}.zip")
     with path.open("xb") as file:
         file.write(pack(case, sign_in={}))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import zipfile
 from dataclasses import replace
 
 import pytest
 
+from credits_plugin.__main__ import main
 from credits_plugin.gateways.stripe_api import StripeGateway
 from credits_plugin.payments import checkout
 from credits_plugin.payments.states import InboxStatus
@@ -87,3 +91,24 @@ async def test_a_charge_before_its_grant_or_of_nobody_is_ignored(till, make_even
     receipt = await till.deliver(make_event("charge.succeeded", charge))
     assert receipt.status is InboxStatus.IGNORED
     assert await till.balance() == 0
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("has_keys", [True, False])
+async def test_the_evidence_file_has_the_receipt_as_far_as_stripe_can_be_asked(
+    till, make_event, database_url, sandbox, tmp_path, monkeypatch, has_keys
+):
+    bought = await till.buy()
+    await till.complete(bought)
+    charge = (await till.get(f"payment_intents/{bought.intent_id}"))["latest_charge"]
+    dispute = sandbox.dispute(charge)
+    await till.deliver(make_event("charge.dispute.created", await till.get(f"disputes/{dispute['id']}")))
+    if has_keys:
+        monkeypatch.setenv("STRIPE_SECRET_KEY", till.shop.settings.stripe_secret_key)
+        monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_x")
+        monkeypatch.setenv("CREDITS_STRIPE_API_BASE", sandbox.url)
+    path = tmp_path / "evidence.zip"
+    command = ["disputes", "evidence", dispute["id"], "--out", str(path), "--database", database_url]
+    assert await asyncio.to_thread(main, command) == 0
+    receipt = json.loads(zipfile.ZipFile(path).read("receipt.json"))
+    assert (receipt["charge"], bool(receipt["receipt_url"])) == ((charge, True) if has_keys else (None, False))

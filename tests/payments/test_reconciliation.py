@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import replace
 
+import aiohttp
 import pytest
 
 from credits_plugin.__main__ import main
@@ -256,6 +257,37 @@ async def test_the_next_run_reads_what_is_new_and_a_broken_one_begins_again(till
     later = await run(till, apply=True, at_ms=now_ms() + DAY_MS)
     assert later.compared["checkout_sessions"] == 0
     assert (await run(till, full=True)).compared["checkout_sessions"] == 3
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("endpoint")
+async def test_old_rows_that_should_have_moved_on_are_asked_about_one_by_one(till, sandbox, charge_of):
+    """A slow payment that arrives, a page past its day, and a dispute that ends, all behind the lists' beginning."""
+    slow, page, disputed = await till.order("eve"), await till.order("fred"), await till.buy("gina")
+    form = {"method": "bank", "account": "000999999990", "name": "Eve", "email": "eve@example.com"}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(slow.payment_url, data=form, allow_redirects=False) as answer,
+    ):
+        assert answer.status == 303
+    dispute = sandbox.dispute(await charge_of(disputed))
+    await sandbox.drain()
+    assert (await till.payment(slow.payment_id)).status is PaymentStatus.PROCESSING
+    assert (await run(till, apply=True, at_ms=now_ms() + DAY_MS)).left == []
+
+    sandbox.add_fault("never_created", times=1_000)
+    sandbox.complete_delayed_payment(slow.session_id)
+    sandbox.expire_session(page.session_id)
+    sandbox.close_dispute(dispute["id"], won=True)
+    report = await run(till, apply=True, at_ms=now_ms() + 2 * DAY_MS)
+    assert {result.finding.subject for result in report.results if result.repaired} == {
+        slow.session_id,
+        page.session_id,
+        dispute["id"],
+    }
+    assert (report.left, report.compared["checkout_sessions"]) == ([], 2)
+    assert [await till.balance(name) // MICRO for name in ("eve", "fred", "gina")] == [1_000, 0, 1_000]
+    assert (await till.payment(page.payment_id)).status is PaymentStatus.EXPIRED
 
 
 @ON_SQLITE
