@@ -36,7 +36,7 @@ class IdMaker:
 
     def __init__(self, clock: Callable[[], int] = now_ms) -> None:
         self._clock = clock
-        self._node = secrets.randbits(_NODE_BITS) << (_COUNTER_BITS + 1)
+        self._node = _draw_node()
         self._ticks = 0
         self._lock = threading.Lock()
 
@@ -45,7 +45,18 @@ class IdMaker:
         ticks = (self._clock() - EPOCH_MS) << _COUNTER_BITS
         with self._lock:
             self._ticks = ticks = max(ticks, self._ticks + 1)
-        return ticks >> _COUNTER_BITS << _SHIFT | self._node | (ticks & _COUNTER_MASK) << 1
+            node = self._node
+        return ticks >> _COUNTER_BITS << _SHIFT | node | (ticks & _COUNTER_MASK) << 1
+
+    def draw_again(self) -> None:
+        """Take other random bits from the next millisecond on: another process may have drawn the same."""
+        with self._lock:
+            self._node = _draw_node()
+            self._ticks = (self._ticks >> _COUNTER_BITS) + 1 << _COUNTER_BITS
+
+
+def _draw_node() -> int:
+    return secrets.randbits(_NODE_BITS) << (_COUNTER_BITS + 1)
 
 
 def companion_id(identifier: int) -> int:

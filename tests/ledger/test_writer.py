@@ -329,3 +329,21 @@ async def test_a_hold_id_that_two_hosts_made_is_never_one_hold_for_two_requests(
     with pytest.raises(LedgerError, match="another request"):
         await writer.execute(hold(300)._replace(hold_id=mine.hold_id))
     assert account_row(database) == (1_000, 400, 1)
+
+
+async def test_a_host_that_makes_anothers_ids_draws_other_bits_and_goes_on(database: Database):
+    maker = IdMaker()
+    maker._node = new_id._node
+    twin = LedgerWriter(database, new_id=maker)
+    twin.start()
+    try:
+        await twin.execute(grant(1_000))
+        taken = hold(100)
+        await twin.execute(taken)
+        before = maker()
+        with pytest.raises(LedgerError, match="another request"):
+            await twin.execute(hold(200)._replace(hold_id=taken.hold_id))
+        assert maker._node != new_id._node
+        assert maker() > before
+    finally:
+        twin.close()
