@@ -36,7 +36,7 @@ class IdMaker:
 
     def __init__(self, clock: Callable[[], int] = now_ms) -> None:
         self._clock = clock
-        self._node = _draw_node()
+        self._node = secrets.randbits(_NODE_BITS) << (_COUNTER_BITS + 1)
         self._ticks = 0
         self._lock = threading.Lock()
 
@@ -51,12 +51,8 @@ class IdMaker:
     def draw_again(self) -> None:
         """Take other random bits from the next millisecond on: another process may have drawn the same."""
         with self._lock:
-            self._node = _draw_node()
+            self._node ^= secrets.randbelow((1 << _NODE_BITS) - 1) + 1 << _COUNTER_BITS + 1
             self._ticks = (self._ticks >> _COUNTER_BITS) + 1 << _COUNTER_BITS
-
-
-def _draw_node() -> int:
-    return secrets.randbits(_NODE_BITS) << (_COUNTER_BITS + 1)
 
 
 def companion_id(identifier: int) -> int:

@@ -339,7 +339,7 @@ async def test_a_host_that_makes_anothers_ids_draws_other_bits_and_goes_on(write
     twin = LedgerWriter(database, new_id=maker)
     twin.start()
     try:
-        node, before = maker._node, maker()  # one in 4,096 draws the same bits again
+        node, before = maker._node, maker()
         with pytest.raises(LedgerError, match="another request"):
             await twin.execute(hold(200)._replace(hold_id=taken.hold_id))
         assert maker() > before
