@@ -117,8 +117,8 @@ class Metering:
             now + self.settings.hold_ttl_s * 1_000,
             version,
             bound.input_tokens,
-            request.request_id,
-            request.run_id,
+            request.request_id or None,
+            request.run_id or None,
         )
         answer = self.writer.execute(command)
         try:

@@ -45,7 +45,14 @@ class IdMaker:
         ticks = (self._clock() - EPOCH_MS) << _COUNTER_BITS
         with self._lock:
             self._ticks = ticks = max(ticks, self._ticks + 1)
-        return ticks >> _COUNTER_BITS << _SHIFT | self._node | (ticks & _COUNTER_MASK) << 1
+            node = self._node
+        return ticks >> _COUNTER_BITS << _SHIFT | node | (ticks & _COUNTER_MASK) << 1
+
+    def draw_again(self) -> None:
+        """Take other random bits from the next millisecond on: another process may have drawn the same."""
+        with self._lock:
+            self._node ^= secrets.randbelow((1 << _NODE_BITS) - 1) + 1 << _COUNTER_BITS + 1
+            self._ticks = (self._ticks >> _COUNTER_BITS) + 1 << _COUNTER_BITS
 
 
 def companion_id(identifier: int) -> int:

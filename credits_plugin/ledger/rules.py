@@ -84,7 +84,7 @@ def _place_hold(book: Book, command: PlaceHold) -> Placed:
         raise _same_key(external_id)
     repeated = hold_id if request_id is None else book.requests.get((key, request_id), hold_id)
     if repeated in book.holds or repeated in book.settled:
-        return _repeat_hold(book, account, repeated)
+        return _repeat_hold(book, account, repeated, command)
     if type(amount) is not int or not 0 <= amount <= MAX_AMOUNT:
         require_amount(amount, "a hold")  # raises, saying why
     due_at_ms = account.next_expiry_at_ms
@@ -105,8 +105,11 @@ def _place_hold(book: Book, command: PlaceHold) -> Placed:
     return _make(Placed, (hold_id, key, amount, expires_at_ms, version, input_tokens, available - amount, False))
 
 
-def _repeat_hold(book: Book, account: AccountState, hold_id: int) -> Placed:
+def _repeat_hold(book: Book, account: AccountState, hold_id: int, command: PlaceHold) -> Placed:
     hold = book.holds.get(hold_id)
+    if hold is not None and hold.request_id is None and hold[2:5:2] != (command.amount, command.expires_at_ms):
+        msg = f"hold {hold_id} is another request's: two hosts made the same id; try again with a new one"
+        raise LedgerError(msg, hold_id=hold_id)
     if hold is None or hold.account_id != account.id or (hold.status != _PLACED and hold.request_id is None):
         msg = f"hold {hold_id} was placed before and has ended; give a new request a new id"
         raise HoldEnded(msg, hold_id=hold_id)
@@ -239,7 +242,7 @@ def _post_transfer(book: Book, command: PostTransfer) -> Posted:
     lots = book.lots[account.id]
     _note_changed(book, attribute_spend(lots, balance=account.balance))
     _append_transfer(
-        book, account, command.transfer_id, int(command.code), command.amount, command.at_ms, command.reference
+        book, account, command.transfer_id, int(command.code), command.amount, command.at_ms, command.reference or None
     )
     if incoming:
         _add_lot(book, account, command)

@@ -200,6 +200,8 @@ class LedgerWriter:
                 time.sleep(_FIRST_PAUSE_S * 2**attempt)
             except Exception as error:  # noqa: BLE001 - whatever failed, every caller gets an answer
                 logger.warning("a batch of %d failed (%s); its commands are run one by one", len(batch.items), error)
+                if isinstance(error, peewee.IntegrityError):
+                    self._new_id.draw_again()  # another host may make the same ids
                 self._reconnect()  # psycopg believes statements prepared that an aborted pipeline never prepared
                 self._run_one_by_one(batch)
                 return

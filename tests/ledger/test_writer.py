@@ -318,3 +318,31 @@ async def test_a_unit_of_work_that_takes_too_long_is_stopped_and_the_others_stan
     assert isinstance(results[1], DatabaseError)
     assert "stopped after" in str(results[1])
     assert account_row(database) == (1_015, 400, 3)
+
+
+async def test_a_hold_id_that_two_hosts_made_is_never_one_hold_for_two_requests(
+    writer: LedgerWriter, database: Database
+):
+    await writer.execute(grant(1_000))
+    mine = hold(400)
+    await writer.execute(mine)
+    with pytest.raises(LedgerError, match="another request"):
+        await writer.execute(hold(300)._replace(hold_id=mine.hold_id))
+    assert account_row(database) == (1_000, 400, 1)
+
+
+async def test_a_host_that_makes_anothers_ids_draws_other_bits_and_goes_on(writer: LedgerWriter, database: Database):
+    await writer.execute(grant(1_000))
+    taken = hold(100)
+    await writer.execute(taken)
+    maker = IdMaker()
+    twin = LedgerWriter(database, new_id=maker)
+    twin.start()
+    try:
+        node, before = maker._node, maker()
+        with pytest.raises(LedgerError, match="another request"):
+            await twin.execute(hold(200)._replace(hold_id=taken.hold_id))
+        assert maker() > before
+        assert maker._node != node
+    finally:
+        twin.close()

@@ -12,7 +12,7 @@ from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleH
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
 from credits_plugin.ledger.work import Transaction
 from credits_plugin.ledger.writer import LedgerWriter
-from credits_plugin.models import Payment, Transfer
+from credits_plugin.models import Payment, Refund, Transfer
 from credits_plugin.moving.archiving.manifest import load_manifest
 from credits_plugin.moving.archiving.parts import read_part
 from credits_plugin.moving.archiving.rows import FileFormat
@@ -24,7 +24,8 @@ BEFORE = T0 + DAY_MS
 """Between what is old and what is young."""
 LATER = T0 + 30 * DAY_MS
 """The time at which the tests archive."""
-REFERENCES = ('say "hi", twice', "two\nlines\r\nand, a comma", "", '"', "ünï\u2028code", None, "plain")
+PRICE_MINOR = 500
+REFERENCES = ('say "hi", twice', "two\nlines\r\nand, a comma", "''", '"', "ünï\u2028code", None, "plain")
 
 
 class Clerk:
@@ -52,9 +53,9 @@ class Clerk:
             if code is Code.PURCHASE:
                 Payment.insert(_payment(user, payment_id, amount, transfer_id)).execute(tx.database)
             if code is Code.REFUND:
-                Payment.update(clawed_back=Payment.clawed_back + amount).where(Payment.id == payment_id).execute(
-                    tx.database
-                )
+                Refund.insert(_refund(user, payment_id, transfer_id)).execute(tx.database)
+                back = {Payment.clawed_back: Payment.clawed_back + amount, Payment.refunded_minor: PRICE_MINOR}
+                Payment.update(back).where(Payment.id == payment_id).execute(tx.database)
 
         return step
 
@@ -139,6 +140,22 @@ def execute(database: Database, sql: str) -> None:
         database.primary.execute_sql(sql)
 
 
+def _refund(user: str, payment_id: int | None, refund_id: int) -> dict:
+    return {
+        "id": refund_id,
+        "payment_id": payment_id,
+        "account_id": account_key(user),
+        "status": "succeeded",
+        "amount_minor": PRICE_MINOR,
+        "currency": "usd",
+        "reason": "requested_by_customer",
+        "actor": "test",
+        "idempotency_key": f"refund-{refund_id}",
+        "created_at_ms": T0,
+        "updated_at_ms": T0,
+    }
+
+
 def _payment(user: str, payment_id: int | None, amount: int, transfer_id: int) -> dict:
     return {
         "id": payment_id,
@@ -147,7 +164,7 @@ def _payment(user: str, payment_id: int | None, amount: int, transfer_id: int) -
         "package_id": 1,
         "package_name": "Small",
         "microcredits": amount,
-        "amount_minor": 500,
+        "amount_minor": PRICE_MINOR,
         "currency": "usd",
         "livemode": 0,
         "idempotency_key": f"key-{payment_id}",
