@@ -177,10 +177,19 @@ class LedgerWriter:
 
     def _process_next(self, queue: deque[Item]) -> Batch:
         """Run what has queued up when it is this process's turn, and leave what was not done."""
-        with self._turn or contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._turn or contextlib.nullcontext())
+                failure = None
+            except OSError as error:
+                failure = DatabaseError(f"the lock beside the database cannot be taken: {error}; nothing was written")
             items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
             batch = Batch(items, queue is self._works)
-            self._process(batch)
+            if failure is None:
+                self._process(batch)
+            else:
+                batch.start()
+                batch.fail(failure)
         queue.extendleft(reversed(items[batch.done :]))
         return batch
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from credits_plugin import Usage
-from credits_plugin.database import Database, Dialect, open_database
-from credits_plugin.errors import OutcomeUnknown
+from credits_plugin.database import Database, Dialect, lock_path, migrate, open_database
+from credits_plugin.errors import DatabaseError, OutcomeUnknown
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
@@ -114,3 +114,18 @@ async def test_another_process_that_holds_the_sqlite_write_lock_is_waited_for(da
     assert (await writer.execute(grant(5))).balance == 5
     writer.close()
     other.close()
+
+
+async def test_a_lock_that_cannot_be_taken_is_an_answer_and_the_writer_lives(sqlite_url: str):
+    database = open_database(sqlite_url)
+    migrate(database)
+    lock = lock_path(database.path)
+    lock.unlink()
+    lock.mkdir()
+    writer = LedgerWriter(database, new_id=new_id)
+    writer.start()
+    with pytest.raises(DatabaseError, match="lock beside the database"):
+        await writer.execute(grant(1_000))
+    lock.rmdir()
+    assert (await writer.execute(grant(1_000))).balance == 1_000
+    writer.close()
