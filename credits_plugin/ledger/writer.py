@@ -52,6 +52,8 @@ MAX_BATCH: Final = 512
 """Commands per transaction. Larger batches gain nothing measurable and make the first caller wait."""
 _RETRIES: Final = 6
 _FIRST_PAUSE_S: Final = 0.02
+_MOST_WORKS: Final = 24
+"""Units of work that a batch reads accounts and lots for: about as many as it has time for."""
 _WORK_BUDGET_S: Final = 0.01
 """How long units of work may go on in one batch, once one has begun; the others wait for the next batch."""
 _WORK_LIMIT_S: Final = 2.0
@@ -183,8 +185,10 @@ class LedgerWriter:
                 failure = None
             except OSError as error:
                 failure = DatabaseError(f"the lock beside the database cannot be taken: {error}; nothing was written")
-            items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-            batch = Batch(items, queue is self._works)
+            of_work = queue is self._works
+            most = min(self._max_batch, _MOST_WORKS) if of_work else self._max_batch
+            items = [queue.popleft() for _ in range(min(len(queue), most))]
+            batch = Batch(items, of_work)
             if failure is None:
                 self._process(batch)
             else:
