@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -184,10 +184,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class CreditEvent:
-    """Something that was committed: ``purchased``, ``low_balance``, ``refunded``, … ``data`` is JSON-able.
-
-    Events are delivered at least once; ``event_id`` is the same on every delivery.
-    """
+    """Something that was committed; delivered at least once, always with its ``event_id``. ``data`` is JSON-able."""
 
     event_id: int
     kind: str
@@ -253,14 +250,9 @@ class CreditsSpecs:
         """Hear of a committed event (purchased, refunded, low balance, …); at least once, after the commit."""
 
 
-ASYNC_HOOKS: Final = (
-    "resolve_account",
-    "before_ai_request",
-    "after_ai_request",
-    "estimate_ai_request",
-    "refund_policy",
-    "dispute_evidence",
-    "on_credit_event",
+ASYNC_HOOKS: Final = tuple(
+    "resolve_account before_ai_request after_ai_request estimate_ai_request "
+    "refund_policy dispute_evidence on_credit_event".split()
 )
 """Hooks whose implementations may be ``async def``; call them through :class:`HookCaller`, never directly."""
 
@@ -347,8 +339,7 @@ class HookCaller:
             except Exception as failure:  # noqa: BLE001 - a foreign plugin may raise anything; all are told first
                 failures.append(failure)
         if failures:
-            msg = f"on_credit_event failed for event {event.event_id} ({event.kind})"
-            raise ExceptionGroup(msg, failures)
+            raise ExceptionGroup(f"on_credit_event failed for event {event.event_id} ({event.kind})", failures)
 
     async def _ask_gate(self, implementation: pluggy.HookImpl, request: AIRequest) -> Hold | Refusal | None:
         try:
@@ -402,8 +393,7 @@ def _gate_failed(message: str) -> Refusal:
 
 
 def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
-    function: Callable[..., Any] = implementation.function
-    return function(*(arguments[name] for name in implementation.argnames))
+    return implementation.function(*(arguments[name] for name in implementation.argnames))
 
 
 async def _awaited(answer: Any) -> Any:

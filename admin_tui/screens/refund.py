@@ -135,7 +135,7 @@ class RefundDialog(ModalScreen[RefundDecision | None]):
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Show the outcome; only an unknown one may be tried again, with the same key."""
         if event.state is WorkerState.SUCCESS:
-            self._enter(Stage.DONE, self._success(event.worker.result))  # type: ignore[arg-type]
+            self._enter(Stage.DONE, self._success(event.worker.result))  # type: ignore[arg-type]  # a worker that succeeded has one
         elif event.state is WorkerState.ERROR:
             error = event.worker.error
             retryable = (isinstance(error, GatewayError) and error.retryable) or not isinstance(error, CreditsError)

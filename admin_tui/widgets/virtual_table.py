@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -77,32 +77,32 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
     class BlocksMissing(Message):
         """Rows came into view that the table does not have; see :meth:`missing_blocks`."""
 
-        table: VirtualTable[object]
+        table: VirtualTable[Any]
 
     @dataclass
     class RowChosen(Message):
         """The row under the cursor was clicked twice."""
 
-        table: VirtualTable[object]
+        table: VirtualTable[Any]
 
     @dataclass
     class CursorMoved(Message):
         """The cursor stands on another row, or the rows in view have changed."""
 
-        table: VirtualTable[object]
+        table: VirtualTable[Any]
 
     @dataclass
     class EndPassed(Message):
         """The operator went to the last row and wants to go on; ``to_end`` asks for the list's very end."""
 
-        table: VirtualTable[object]
+        table: VirtualTable[Any]
         to_end: bool
 
     @dataclass
     class TopWanted(Message):
         """The operator went to the first row: the list's start is wanted, with what is new."""
 
-        table: VirtualTable[object]
+        table: VirtualTable[Any]
 
     def __init__(self, columns: Sequence[Column[Row]], *, empty: str, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -125,7 +125,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.cursor = max(0, min(self.cursor, row_count - 1))
         self._ask_for_missing()
         self.refresh()
-        self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
+        self.post_message(self.CursorMoved(self))
 
     def extend_window(self, row_count: int) -> None:
         """Let the list go on below; what is known stays."""
@@ -133,7 +133,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.virtual_size = Size(self.size.width, row_count + 1)
         self._ask_for_missing()
         self.refresh()
-        self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
+        self.post_message(self.CursorMoved(self))
 
     def put_block(self, block: int, rows: Sequence[Row]) -> None:
         """Take rows ``block * BLOCK`` and on; the least recently used blocks are forgotten."""
@@ -142,7 +142,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         while len(self._blocks) > _KEPT_BLOCKS:
             self._blocks.popitem(last=False)
         self.refresh()
-        self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
+        self.post_message(self.CursorMoved(self))
 
     def missing_blocks(self) -> list[int]:
         """Return the blocks in view that are not there, the topmost first."""
@@ -194,7 +194,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
     def watch_cursor(self) -> None:
         """Redraw and tell the screen."""
         self.refresh()
-        self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
+        self.post_message(self.CursorMoved(self))
 
     def action_cursor_up(self) -> None:
         """One row up."""
@@ -215,18 +215,18 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
     def action_first_row(self) -> None:
         """To the first row."""
         self.move_to(0)
-        self.post_message(self.TopWanted(self))  # type: ignore[arg-type]
+        self.post_message(self.TopWanted(self))
 
     def action_last_row(self) -> None:
         """To the last row."""
         self.move_to(self.row_count - 1)
-        self.post_message(self.EndPassed(self, to_end=True))  # type: ignore[arg-type]
+        self.post_message(self.EndPassed(self, to_end=True))
 
     def _move_down(self, rows: int) -> None:
         was_last = self.cursor >= self.row_count - 1
         self.move_to(self.cursor + rows)
         if was_last:
-            self.post_message(self.EndPassed(self, to_end=False))  # type: ignore[arg-type]
+            self.post_message(self.EndPassed(self, to_end=False))
 
     def on_click(self, event: Click) -> None:
         """Put the cursor where the mouse is; the second click opens the row."""
@@ -235,21 +235,21 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
             return
         self.move_to(number)
         if event.chain > 1:
-            self.post_message(self.RowChosen(self))  # type: ignore[arg-type]
+            self.post_message(self.RowChosen(self))
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Draw the rows that came into view; ask for those that are not there."""
         super().watch_scroll_y(old_value, new_value)
         if round(old_value) != round(new_value):
             self._ask_for_missing()
-            self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
+            self.post_message(self.CursorMoved(self))
 
     def on_resize(self, event: Resize) -> None:
         """Fit the columns to the new width."""
         self.virtual_size = Size(event.size.width, self.row_count + 1)
         self.move_to(self.cursor)
         self._ask_for_missing()
-        self.post_message(self.CursorMoved(self))  # type: ignore[arg-type]
+        self.post_message(self.CursorMoved(self))
 
     def _fitted(self, width: int) -> tuple[tuple[Column[Row], int], ...]:
         if width != self._fitted_width:
@@ -258,7 +258,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
 
     def _ask_for_missing(self) -> None:
         if self.missing_blocks():
-            self.post_message(self.BlocksMissing(self))  # type: ignore[arg-type]
+            self.post_message(self.BlocksMissing(self))
 
     # Drawing
 

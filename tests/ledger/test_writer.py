@@ -296,15 +296,27 @@ async def test_a_transfer_id_of_another_account_is_refused_instead_of_answered(
     assert database.primary.execute_sql("SELECT sum(balance) FROM account").fetchone()[0] == 1_005
 
 
+_ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"{_ENDLESS} SELECT count(*) FROM n",
+        # Stopped in the middle of this one, SQLite rolls the whole transaction back, savepoint and all.
+        "INSERT INTO outbox_message (id, account_id, kind, payload, attempts, next_attempt_at_ms) "
+        f"{_ENDLESS} SELECT i, 1, 'x', '{{}}', 0, 0 FROM n",
+    ],
+    ids=["a query", "an insert"],
+)
 async def test_a_unit_of_work_that_takes_too_long_is_stopped_and_the_others_stand(
-    writer: LedgerWriter, database: Database, monkeypatch: pytest.MonkeyPatch
+    statement: str, writer: LedgerWriter, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("credits_plugin.ledger.writer._WORK_LIMIT_S", 0.2)
-    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
     def slow(tx: Transaction) -> None:
         tx.decide(grant(77))
-        tx.database.execute_sql(endless).fetchone()
+        tx.database.execute_sql(statement)
 
     await writer.execute(grant(1_000))
     results = await asyncio.gather(
@@ -346,3 +358,15 @@ async def test_a_host_that_makes_anothers_ids_draws_other_bits_and_goes_on(write
         assert maker._node != node
     finally:
         twin.close()
+
+
+async def test_a_batch_reads_for_no_more_units_of_work_than_it_has_time_for(database: Database):
+    late = LedgerWriter(database, new_id=new_id)
+    read, asked = late._store.read, []
+    late._store.read = lambda accounts, holds: (asked.append(len(accounts)), read(accounts, holds))[1]
+    waiting = [asyncio.ensure_future(late.work([key], lambda tx: None)) for key in range(1, 201)]
+    await asyncio.sleep(0)
+    late.start()
+    await asyncio.gather(*waiting)
+    late.close()
+    assert max(asked) < 50

@@ -9,8 +9,10 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from lives import live
 
@@ -19,6 +21,7 @@ from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.ids import account_key, now_ms
 from credits_plugin.models import Dispute, InboxEvent, Lot, OutboxMessage, Payment, Refund, Transfer
 from credits_plugin.payments import checkout, inbox
+from credits_plugin.payments.pull import pull_events
 from credits_plugin.payments.reconcile import reconcile
 from credits_plugin.payments.refunds import refund_payment
 from credits_plugin.payments.shop import Shop
@@ -132,6 +135,41 @@ async def test_a_webhook_that_asks_stripe(world):
 
     assert await same_books(world, story) > 20
     assert await world.till.amounts("torn") == [1_000 * MICRO]
+
+
+async def test_money_that_arrives_late(world):
+    async def story(account):
+        purchase = await world.till.order(account)
+        form = {"method": "bank", "account": "000999999990", "name": "Eve", "email": "eve@example.com"}
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(purchase.payment_url, data=form, allow_redirects=False) as answer,
+        ):
+            assert answer.status == 303
+        world.sandbox.complete_delayed_payment(purchase.session_id)
+        intent = (await world.till.session(purchase.session_id))["payment_intent"]
+        bought = SimpleNamespace(intent_id=intent, session_id=purchase.session_id)
+        types = ("checkout.session.completed", "checkout.session.async_payment_succeeded")
+        return world.deliver(*await world.events_of(bought, *types))
+
+    assert await same_books(world, story) > 20
+    assert await world.till.amounts("torn") == [1_000 * MICRO]
+
+
+async def test_a_pull_of_what_was_never_delivered(world):
+    world.sandbox.add_fault("drop", times=1_000)
+    await world.till.buy("torn")
+    step = 0
+
+    async def act(shop):
+        await pull_events(shop, at_ms=now_ms())
+
+    while await live(world.database_url, world.till.shop, act, dies_at=(step := step + 1)):
+        assert step < MOST_DEATHS
+    assert step > 20
+    assert await world.till.amounts("torn") == [1_000 * MICRO]
+    assert len(await world.charges()) == 1
+    assert audit(world.database).findings == []
 
 
 async def test_a_landing_page(world):
