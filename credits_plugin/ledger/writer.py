@@ -271,6 +271,7 @@ class LedgerWriter:
             book = load_book(self._store, commands, careful=careful, known=known)
             self._decide(batch, book)
             if not careful and batch.errors and self._refused_what_stands(batch):
+                batch.start()
                 book = load_book(self._store, commands, careful=True)
                 self._decide(batch, book)
             self._store.flush(book)
@@ -281,7 +282,6 @@ class LedgerWriter:
 
         Only refusals fail alone. Any other error may have left the book halfway, so the commands are run one by one.
         """
-        batch.start()
         answers = batch.answers
         for index, item in enumerate(batch.items):
             command = item[0]
