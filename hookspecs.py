@@ -59,45 +59,6 @@ class Usage:
         """All tokens of the request."""
         return self.input + self.cache_read + self.cache_write + self.output + self.reasoning
 
-    @classmethod
-    def from_openai(cls, usage: Mapping[str, Any]) -> Usage:
-        """Translate the ``usage`` object of an OpenAI-compatible answer (Chat Completions or Responses).
-
-        There, cached tokens are part of the prompt tokens and reasoning tokens part of the completion tokens.
-        A part that exceeds its whole is cut to it, so that a confused upstream is never charged twice.
-
-        Raises:
-            ValueError: a count is missing, negative or no whole number.
-        """
-        prompt = _count(usage, "prompt_tokens", "input_tokens")
-        completion = _count(usage, "completion_tokens", "output_tokens")
-        prompt_parts = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-        completion_parts = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
-        cached = min(_count(prompt_parts, "cached_tokens", default=0), prompt)
-        written = min(_count(prompt_parts, "cache_write_tokens", default=0), prompt - cached)
-        reasoning = min(_count(completion_parts, "reasoning_tokens", default=0), completion)
-        return cls(
-            input=prompt - cached - written,
-            cache_read=cached,
-            cache_write=written,
-            output=completion - reasoning,
-            reasoning=reasoning,
-        )
-
-
-def _count(source: Mapping[str, Any], *names: str, default: int | None = None) -> int:
-    for name in names:
-        value = source.get(name)
-        if value is not None:
-            if type(value) is not int or value < 0:
-                msg = f"usage[{name!r}] must be a whole number of tokens, 0 or more; got {value!r}"
-                raise ValueError(msg)
-            return value
-    if default is None:
-        msg = f"the provider's usage has none of {', '.join(names)}"
-        raise ValueError(msg)
-    return default
-
 
 @dataclass(frozen=True, slots=True)
 class AIRequest:
@@ -106,6 +67,11 @@ class AIRequest:
     ``account_id`` is the host's own name for the payer and must come from the host's authentication, never from the
     client's body. ``messages`` are in the OpenAI chat format. ``request_id`` makes a retry converge: the same id on
     the same account is the same hold; without one every request is new. Calls of one agent run share ``run_id``.
+
+    ``key_id`` and ``member_id`` name the API key and, where the account is a team, the person that the request is made
+    with; both come from the host's authentication too, and may have caps of their own. Where less is available than the
+    request may cost, its output is cut to what can be afforded, if that is ``min_output_tokens`` or more; None refuses.
+    ``can_extend`` promises that the caller extends the hold while it streams, so that it may begin with a smaller one.
     """
 
     account_id: str
@@ -116,7 +82,11 @@ class AIRequest:
     tools: Sequence[Mapping[str, Any]] = ()
     request_id: str | None = None
     run_id: str | None = None
+    key_id: str | None = None
+    member_id: str | None = None
+    min_output_tokens: int | None = None
     stream: bool = False
+    can_extend: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     hookspec_version: int = HOOKSPEC_VERSION
 
@@ -150,7 +120,8 @@ class Refusal:
     """Why a request must not be sent. A value, never an exception: several hosts swallow exceptions and serve anyway.
 
     ``code`` is stable (``insufficient_credits``, ``account_in_debt``, ``unknown_model``, ``gate_failed``, …);
-    ``message`` is for a person. Amounts are microcredits. Answer it with HTTP 402 and the ``purchase_url``.
+    ``message`` is for a person. Amounts are microcredits. Answer it with HTTP 402 and the ``purchase_url``; a host that
+    answers in a chat sends :attr:`text`. ``retry_token`` lets the payer wait until the request can be afforded.
     """
 
     code: str
@@ -158,6 +129,12 @@ class Refusal:
     needed_microcredits: int = 0
     available_microcredits: int = 0
     purchase_url: str | None = None
+    retry_token: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What an agent says in a chat instead of an answer: the message, and where credits are bought."""
+        return f"{self.message} {self.purchase_url}" if self.purchase_url else self.message
 
 
 class OutcomeStatus(StrEnum):

@@ -31,6 +31,7 @@ from .settings import Settings, load_settings
 if TYPE_CHECKING:
     from .bootstrap import Credits, build
     from .plugin import CreditsPlugin
+    from .pricing.usage import usage_from_anthropic, usage_from_gemini, usage_from_openai
     from .web.app import mount
 
 __version__ = "0.1.0"
@@ -60,6 +61,9 @@ __all__ = [
     "hookspec",
     "load_settings",
     "mount",
+    "usage_from_anthropic",
+    "usage_from_gemini",
+    "usage_from_openai",
 ]
 
 # Loaded when first asked for: a plugin that needs the contract alone pays for no database and no web server.
@@ -68,6 +72,9 @@ _LAZY = {
     "CreditsPlugin": ".plugin",
     "build": ".bootstrap",
     "mount": ".web.app",
+    "usage_from_anthropic": ".pricing.usage",
+    "usage_from_gemini": ".pricing.usage",
+    "usage_from_openai": ".pricing.usage",
 }
 
 

@@ -39,6 +39,7 @@ from credits_plugin import (
     Usage,
     hookimpl,
     load_settings,
+    usage_from_openai,
 )
 from credits_plugin.bootstrap import build
 from credits_plugin.plugin import CreditsPlugin
@@ -263,7 +264,7 @@ class ProviderCall:
                 response.raise_for_status()
                 async for chunk in read_chunks(response):
                     if chunk.get("usage"):
-                        self.usage = Usage.from_openai(chunk["usage"])
+                        self.usage = usage_from_openai(chunk["usage"])
                     choices = chunk.get("choices") or [{}]
                     if delta := (choices[0].get("delta") or {}).get("content"):
                         self.text += delta

@@ -240,26 +240,6 @@ def test_a_web_app_can_be_provided():
     assert manager(Gate(), Web()).hook.provide_web_app() == ["app"]
 
 
-def test_openai_usage_is_split_into_disjoint_counts():
-    usage = Usage.from_openai(
-        {
-            "prompt_tokens": 120,
-            "completion_tokens": 30,
-            "prompt_tokens_details": {"cached_tokens": 64},
-            "completion_tokens_details": {"reasoning_tokens": 10},
-        }
-    )
-    assert usage == Usage(input=56, cache_read=64, output=20, reasoning=10)
-    assert usage.total_tokens == 150
-    assert Usage.from_openai({"input_tokens": 5, "output_tokens": 2}) == Usage(input=5, output=2)
-
-
-@pytest.mark.parametrize("usage", [{}, {"prompt_tokens": -1, "completion_tokens": 0}, {"prompt_tokens": True}])
-def test_usage_that_is_none_is_refused(usage: dict):
-    with pytest.raises(ValueError, match="usage"):
-        Usage.from_openai(usage)
-
-
 @pytest.mark.parametrize("count", [-1, 1.0, True, "1", None])
 def test_a_token_count_must_be_a_whole_number(count: object):
     with pytest.raises(ValueError, match=r"usage\.output"):

@@ -7,7 +7,7 @@ import time
 import aiohttp
 import pytest
 
-from credits_plugin import Usage
+from credits_plugin import usage_from_openai
 from credits_plugin.pricing.tokens import count_text_tokens
 from credits_plugin.sandbox.model_server import ModelServer, ModelServerSettings, compose_answer, count_tokens
 
@@ -100,8 +100,8 @@ async def test_long_prompt_is_cached_when_it_comes_again_with_a_follow_up(http, 
     system = {"role": "system", "content": "You are counted in tokens, not in words. " * 200}
     _, first = await complete(http, url, messages=[system, *user("one")])
     _, second = await complete(http, url, messages=[system, *user("two")])
-    assert Usage.from_openai(first["usage"]).cache_read == 0
-    cached = Usage.from_openai(second["usage"])
+    assert usage_from_openai(first["usage"]).cache_read == 0
+    cached = usage_from_openai(second["usage"])
     assert cached.cache_read >= 1_024
     assert cached.cache_read % 128 == 0
     assert cached.input > 0
