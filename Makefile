@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check wheel-check bench format clean
+.PHONY: demo test test-hosts check wheel-check bench format clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -17,6 +17,9 @@ demo: $(READY)  ## the whole product on this machine
 
 test: $(READY)  ## everything that must pass, on SQLite and PostgreSQL
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+test-hosts:  ## the adapters, each inside its real host, in an environment of its own
+	$(PYTHON) tests/hosts/run.py $(HOSTS)
 
 check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -18,6 +18,8 @@ from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.ledger.ids import IdMaker
 from credits_plugin.ledger.writer import LedgerWriter
 
+collect_ignore = ["hosts"]  # each in an environment of its own: `make test-hosts`
+
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
