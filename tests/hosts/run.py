@@ -55,7 +55,7 @@ def main() -> int:
         if (not options.names or name in options.names) and (host.light or not options.light)
     ]
     results = {host.name: run(host, may_be_absent=options.where_installable and not host.light) for host in chosen}
-    print("\n".join(f"{name:32} {result}" for name, result in results.items()))  # noqa: T201 - a command prints
+    print("\n".join(f"{name:32} {result}" for name, result in results.items()))
     return int(any(result == "failed" for result in results.values()))
 
 
@@ -79,7 +79,7 @@ def run(host: Host, *, may_be_absent: bool) -> str:
     try:
         python = environment(host)
     except (subprocess.CalledProcessError, OSError) as error:
-        print(f"{host.name} does not install: {error}", file=sys.stderr)  # noqa: T201 - a command prints
+        print(f"{host.name} does not install: {error}", file=sys.stderr)
         return "not installed" if may_be_absent else "failed"
     # The suite's own conftest.py needs what these environments lack, and foreign packages warn of what is not ours.
     command = [python, "-m", "pytest", "-q", "--confcutdir", HERE, "-o", "filterwarnings=", host.tests]
