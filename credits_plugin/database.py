@@ -79,7 +79,7 @@ def _open_sqlite(name: str) -> Database:
     if not name or name.startswith(":memory:"):
         msg = "DATABASE_URL names no file; an in-memory ledger would lose its money: write sqlite:///credits.db"
         raise ConfigurationError(msg)
-    path = Path(name).absolute()
+    path = Path(name).resolve()
     pragmas = [("busy_timeout", _BUSY_TIMEOUT_S * 1000), ("synchronous", "full")]
     primary = _SafeSqlite(str(path), pragmas=[("journal_mode", "wal"), *pragmas], timeout=_BUSY_TIMEOUT_S)
     reader = peewee.SqliteDatabase(f"{path.as_uri()}?mode=ro", pragmas=pragmas, uri=True, timeout=_BUSY_TIMEOUT_S)

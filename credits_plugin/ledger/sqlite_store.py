@@ -40,10 +40,16 @@ class SqliteStore:
         self._data_version = 0
 
     def transaction(self) -> AbstractContextManager[Any]:
-        """See :class:`Store`."""
-        return self.database.primary.atomic("IMMEDIATE")
+        """See :class:`Store`; on disk when it ends."""
+        return self._begin("FULL")
 
-    batch = transaction
+    def batch(self) -> AbstractContextManager[Any]:
+        """See :class:`Store`; on disk after the next sync of the WAL (:mod:`.wal_sync`)."""
+        return self._begin("NORMAL")
+
+    def _begin(self, synchronous: str) -> AbstractContextManager[Any]:
+        self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+        return self.database.primary.atomic("IMMEDIATE")
 
     def is_unchanged(self) -> bool:
         """See :class:`Store`; the file's data version moves with every commit but this connection's own."""

@@ -43,6 +43,7 @@ from .ids import IdMaker
 from .loading import Needs, load_book, load_holds
 from .rules import RULES, decide
 from .store import open_store
+from .wal_file import WalFile
 from .work import Transaction, Work
 
 T = TypeVar("T")
@@ -81,11 +82,13 @@ class LedgerWriter:
         self._commands: deque[Item] = deque()
         self._works: deque[Item] = deque()
         self._book: Book | None = None
+        self._is_unsynced = False
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="credits-writer", daemon=True)
         self._store = open_store(database)
         self._checkpointer = Checkpointer(database.path) if database.path is not None else None
+        self._wal = WalFile(database.path) if database.path is not None else None
         # SQLite's busy handler starves some of several processes; a lock around each batch gives all their turn.
         self._turn = FileLock(lock_path(database.path)) if database.path is not None else None
 
@@ -174,15 +177,16 @@ class LedgerWriter:
                 if queue:
                     answer_callers(self._process_next(queue))
         self.database.primary.close()
-        if self._turn is not None:
-            self._turn.close()
+        for file in (self._turn, self._wal):
+            if file is not None:
+                file.close()
 
     def _process_next(self, queue: deque[Item]) -> Batch:
         """Run what has queued up when it is this process's turn, and leave what was not done."""
         with contextlib.ExitStack() as stack:
+            failure = self._wal.failure if self._wal is not None else None
             try:
                 stack.enter_context(self._turn or contextlib.nullcontext())
-                failure = None
             except OSError as error:
                 failure = DatabaseError(f"the lock beside the database cannot be taken: {error}; nothing was written")
             of_work = queue is self._works
@@ -195,7 +199,17 @@ class LedgerWriter:
                 batch.start()
                 batch.fail(failure)
         queue.extendleft(reversed(items[batch.done :]))
+        if self._wal is not None and self._is_unsynced:
+            self._sync(self._wal, batch)
         return batch
+
+    def _sync(self, wal: WalFile, batch: Batch) -> None:
+        """Put on disk what the batch's callers are about to hear, while another process has its turn."""
+        self._is_unsynced = False
+        try:
+            wal.sync()
+        except DatabaseError as error:
+            batch.fail(_unknown(error))
 
     def _process(self, batch: Batch) -> None:
         """Run the batch; units of work may be left for the next.
@@ -275,6 +289,7 @@ class LedgerWriter:
                 book = load_book(self._store, commands, careful=True)
                 self._decide(batch, book)
             self._store.flush(book)
+        self._is_unsynced = True
         self._book = book if book.is_small else None
 
     def _decide(self, batch: Batch, book: Book) -> None:
