@@ -30,6 +30,7 @@ from .settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from .bootstrap import Credits, build
+    from .metering import RequestRefused
     from .plugin import CreditsPlugin
     from .pricing.usage import usage_from_anthropic, usage_from_gemini, usage_from_openai
     from .web.app import mount
@@ -54,6 +55,7 @@ __all__ = [
     "OutcomeStatus",
     "RefundProposal",
     "Refusal",
+    "RequestRefused",
     "Settings",
     "Usage",
     "build",
@@ -70,6 +72,7 @@ __all__ = [
 _LAZY = {
     "Credits": ".bootstrap",
     "CreditsPlugin": ".plugin",
+    "RequestRefused": ".metering",
     "build": ".bootstrap",
     "mount": ".web.app",
     "usage_from_anthropic": ".pricing.usage",

@@ -15,7 +15,7 @@ from .jobs import Jobs
 from .ledger.entries import Settled
 from .ledger.ids import IdMaker
 from .ledger.writer import LedgerWriter
-from .metering import MeteredCall, Metering, PriceVersions
+from .metering import Call, MeteredCall, Metering, PriceVersions, SyncCredits
 from .payments.packages import parse_packages
 from .payments.shop import Shop
 from .pricing.price_book import PriceBook
@@ -38,6 +38,7 @@ class Credits:
     shop: Shop | None
     hooks: HookCaller | None = None
     metering: Metering = field(init=False)
+    sync: SyncCredits = field(init=False)
     _jobs: asyncio.Task[None] | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
 
@@ -45,6 +46,7 @@ class Credits:
         self.metering = Metering(
             self.settings, self.writer, self.reads, self.price_book, self.new_id, self.versions, self._ask_host
         )
+        self.sync = SyncCredits(self.metering)
 
     async def estimate(self, request: AIRequest) -> Estimate:
         """Return an upper bound of what a request can cost; see :meth:`Metering.estimate`."""
@@ -58,9 +60,13 @@ class Credits:
         """End a hold by the documented rule; see :meth:`Metering.settle`."""
         return await self.metering.settle(hold, outcome)
 
-    def metered(self, request: AIRequest) -> MeteredCall:
-        """Meter a call that the caller makes itself: ``async with credits.metered(request) as call``."""
-        return MeteredCall(request, admit=self.admit, settle=self._settle_call)
+    def metered(self, request: AIRequest, *, within: Call | None = None) -> MeteredCall:
+        """Meter a call that the caller makes itself: ``async with credits.metered(request) as call``.
+
+        Inside another one it is metered once, if it is the same provider call; ``within`` names that one for threads
+        that do not carry its context. ``credits.sync.metered`` is the same for worker threads.
+        """
+        return MeteredCall(request, self.metering, within=within)
 
     async def start(self) -> None:
         """Run the background jobs in this event loop and load the price data off it."""
@@ -86,11 +92,9 @@ class Credits:
         if not self._closed:
             self._closed = True
             self.writer.close()
+            self.sync.close()
             self.reads.close()
         self.database.close_thread()
-
-    async def _settle_call(self, _request: AIRequest, hold: Hold, outcome: Outcome) -> None:
-        await self.settle(hold, outcome)
 
     async def _ask_host(self, request: AIRequest) -> Estimate | None:
         return await self.hooks.estimate_ai_request(request) if self.hooks is not None else None

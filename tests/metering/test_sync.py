@@ -1,0 +1,142 @@
+"""The same metering from worker threads, with event loops running here, elsewhere or nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from metering_seed import PRICES, balance
+
+from credits_plugin import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal, RequestRefused, Settings, Usage
+from credits_plugin.bootstrap import Credits, build
+from credits_plugin.errors import Overloaded
+from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.entries import Code, PostTransfer
+from credits_plugin.ledger.ids import account_key, now_ms
+
+START = 10_000_000
+TEN = Usage(input=10)
+ASKED = AIRequest("anna", "toy", [{"role": "user", "content": "hello"}], max_output_tokens=100)
+
+
+@pytest.fixture
+def service(database_url: str):
+    built = build(Settings(database_url=database_url, prices=PRICES))
+    grant = PostTransfer(account_key("anna"), "anna", built.new_id(), Code.PROMOTION, START, now_ms(), "test grant")
+    built.writer.execute_sync(grant)
+    yield built
+    built.close_sync()
+
+
+def test_a_call_without_any_event_loop_is_held_and_charged(service: Credits):
+    with service.sync.metered(ASKED) as call:
+        assert balance(service, "anna")[1] == call.hold.amount_microcredits
+        assert call.deliver("hello")
+        call.report(TEN)
+    assert balance(service, "anna") == (START - 1_150, 0)
+    assert audit(service.database).clean
+
+
+def test_admit_settle_and_estimate_answer_as_the_async_ones(service: Credits):
+    estimate = service.sync.estimate(ASKED)
+    hold = service.sync.admit(ASKED)
+    assert isinstance(estimate, Estimate)
+    assert isinstance(hold, Hold)
+    assert hold.estimate == estimate
+    assert service.sync.settle(hold, Outcome(OutcomeStatus.COMPLETED, TEN)).amount == 1_150
+    assert isinstance(service.sync.admit(replace(ASKED, account_id="bob")), Refusal)
+
+
+def test_a_refused_call_never_runs(service: Credits):
+    with pytest.raises(RequestRefused) as refused, service.sync.metered(replace(ASKED, account_id="bob")):
+        raise AssertionError
+    assert refused.value.refusal.code == "insufficient_credits"
+    assert refused.value.refusal.purchase_url in str(refused.value)
+
+
+def test_a_stream_that_is_left_pays_for_what_it_delivered(service: Credits):
+    def stream():
+        with service.sync.metered(ASKED) as call:
+            call.deliver("one two three")
+            yield "one two three"
+
+    left = stream()
+    next(left)
+    left.close()
+    left_over, held = balance(service, "anna")
+    assert (held, left_over < START) == (0, True)
+
+
+def test_many_threads_are_each_charged_once(service: Credits):
+    def call(_: int) -> None:
+        with service.sync.metered(ASKED) as call:
+            call.report(TEN)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(call, range(40)))
+    assert balance(service, "anna") == (START - 40 * 1_150, 0)
+
+
+async def test_it_answers_in_a_thread_whose_own_loop_is_running(service: Credits):
+    with service.sync.metered(ASKED) as call:
+        call.report(TEN)
+    assert balance(service, "anna") == (START - 1_150, 0)
+
+
+async def test_it_answers_in_worker_threads_of_a_running_loop(service: Credits):
+    def work() -> None:
+        with service.sync.metered(ASKED) as call:
+            call.report(TEN)
+
+    await asyncio.gather(*(asyncio.to_thread(work) for _ in range(10)))
+    assert balance(service, "anna") == (START - 11_500, 0)
+
+
+async def test_layers_of_both_kinds_are_one_call(service: Credits):
+    def provider() -> None:
+        with service.sync.metered(ASKED) as inner:
+            inner.report(TEN)
+
+    async with service.metered(ASKED):
+        await asyncio.to_thread(provider)
+    assert balance(service, "anna") == (START - 1_150, 0)
+
+
+def test_called_in_its_own_loop_it_says_so_instead_of_waiting_for_ever(service: Credits):
+    async def mistaken() -> None:
+        service.sync.estimate(ASKED)
+
+    with pytest.raises(RuntimeError, match="await the async methods"):
+        service.sync.run(mistaken())
+
+
+def test_after_the_service_is_closed_requests_are_refused_by_value(service: Credits):
+    service.sync.estimate(ASKED)
+    service.close_sync()
+    assert service.sync.admit(ASKED).code == "overloaded"
+    with pytest.raises(Overloaded):
+        service.sync.estimate(ASKED)
+
+
+def test_who_waits_when_the_service_is_closed_hears_of_it(service: Credits):
+    began, heard = threading.Event(), []
+
+    async def endless() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    def wait() -> None:
+        try:
+            service.sync.run(endless())
+        except Overloaded as error:
+            heard.append(error.code)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    began.wait()
+    service.close_sync()
+    thread.join(10)
+    assert heard == ["overloaded"]
