@@ -348,3 +348,60 @@ async def test_a_provider_that_fails_after_some_text_costs_nothing(service: Cred
     with pytest.raises(TimeoutError):
         await run(service, fail)
     assert balance(service, "anna") == (START, 0)
+
+
+async def test_a_call_that_starts_after_the_one_around_it_failed_is_metered_by_itself(service: Credits):
+    go_on = asyncio.Event()
+
+    async def background() -> None:
+        await go_on.wait()
+        async with service.metered(ASKED) as call:
+            call.report(TEN)
+
+    tasks = []
+
+    async def fail(_: MeteredCall) -> None:
+        tasks.append(asyncio.create_task(background()))
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await run(service, fail)
+    go_on.set()
+    await tasks[0]
+    assert charges(service) == [1_150]
+
+
+async def test_a_layer_that_is_left_after_its_call_was_settled_changes_nothing(service: Credits):
+    outer, inner = service.metered(ASKED), service.metered(ASKED)
+    await outer.__aenter__()
+    await inner.__aenter__()
+    await inner.deliver("one")
+    await outer.__aexit__(TimeoutError, TimeoutError(), None)
+    inner.report(TEN)
+    await inner.__aexit__(None, None, None)
+    assert balance(service, "anna") == (START, 0)
+
+
+async def test_a_layer_that_ended_well_without_a_word_is_no_attempt_to_be_tried_again(service: Credits):
+    async with service.metered(ASKED):
+        async with service.metered(ASKED):
+            pass
+        async with service.metered(ASKED) as second:
+            second.report(TEN)
+    assert len(charges(service)) == 2
+
+
+async def test_a_connection_that_breaks_before_any_text_costs_nothing(service: Credits):
+    async def break_off(_: MeteredCall) -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await run(service, break_off)
+    assert balance(service, "anna") == (START, 0)
+
+
+async def test_what_was_delivered_is_charged_although_a_later_attempt_was_not_sent(service: Credits):
+    async with service.metered(ASKED) as call:
+        await call.deliver("one two three")
+        call.not_sent()
+    assert len(charges(service)) == 1
