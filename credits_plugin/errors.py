@@ -90,6 +90,20 @@ class AccountInDebt(LedgerError):
         self.available = available
 
 
+class BudgetExceeded(LedgerError):
+    """A budget does not cover the amount, or its run is paused. Fields: ``needed``, ``available`` (microcredits),
+
+    ``kind``, ``name`` and ``period`` of the budget, its ``limit``, ``period_ends_at_ms`` (None: never), ``paused``.
+    """
+
+    code = "budget_exceeded"
+
+    def __init__(self, message: str, *, needed: int, available: int, **fields: Any) -> None:
+        super().__init__(message, needed=needed, available=available, **fields)
+        self.needed = needed
+        self.available = available
+
+
 class UnknownHold(LedgerError):
     """No hold with this id was ever placed on this account, or it ended so long ago that it was purged."""
 

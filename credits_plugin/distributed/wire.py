@@ -15,6 +15,8 @@ from ..ledger.entries import (
     Command,
     ExpireHold,
     ExpireLots,
+    Extended,
+    ExtendHold,
     LotTerms,
     Placed,
     PlaceHold,
@@ -28,9 +30,10 @@ from ..ledger.entries import (
 )
 
 _COMMANDS: Final = {
-    kind.__name__: kind for kind in (PlaceHold, SettleHold, ReleaseHold, ExpireHold, PostTransfer, ExpireLots, RollOver)
+    kind.__name__: kind
+    for kind in (PlaceHold, ExtendHold, SettleHold, ReleaseHold, ExpireHold, PostTransfer, ExpireLots, RollOver)
 }
-_ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Settled, Released, Posted)}
+_ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Extended, Settled, Released, Posted)}
 _NOT_UNDERSTOOD: Final = "not_understood"
 _USAGE: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
 

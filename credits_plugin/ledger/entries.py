@@ -195,7 +195,10 @@ def link_hash(previous_hash: bytes, content: bytes, reference: str | None) -> by
 
 
 class PlaceHold(NamedTuple):
-    """Reserve ``amount`` for one request. Answer: :class:`Placed`."""
+    """Reserve ``amount`` for one request; with ``least``, what is available where that is less, down to ``least``.
+
+    ``key_id`` and ``member_id`` say who asks for the account, as ``run_id`` says for what. Answer: :class:`Placed`.
+    """
 
     account_id: int
     external_id: str
@@ -207,6 +210,23 @@ class PlaceHold(NamedTuple):
     input_tokens: int
     request_id: str | None = None
     run_id: str | None = None
+    key_id: str | None = None
+    member_id: str | None = None
+    least: int | None = None
+
+
+class ExtendHold(NamedTuple):
+    """Raise an open hold to ``amount`` in total, or, with ``least``, to what is available, down to ``least``.
+
+    It is never lowered, and never ends sooner than it would have. Answer: :class:`Extended`.
+    """
+
+    account_id: int
+    hold_id: int
+    amount: int
+    at_ms: int
+    expires_at_ms: int
+    least: int | None = None
 
 
 class SettleHold(NamedTuple):
@@ -288,11 +308,13 @@ class RollOver(NamedTuple):
     cap: int | None = None
 
 
-Command: TypeAlias = PlaceHold | SettleHold | ReleaseHold | ExpireHold | PostTransfer | ExpireLots | RollOver
+Command: TypeAlias = (
+    PlaceHold | ExtendHold | SettleHold | ReleaseHold | ExpireHold | PostTransfer | ExpireLots | RollOver
+)
 
 
 class Placed(NamedTuple):
-    """The hold stands. ``repeated`` says that an earlier request with the same id had placed it."""
+    """The hold stands, for ``amount``. ``repeated`` says that an earlier request with the same id had placed it."""
 
     hold_id: int
     account_id: int
@@ -302,6 +324,15 @@ class Placed(NamedTuple):
     input_tokens: int
     available: int
     repeated: bool = False
+
+
+class Extended(NamedTuple):
+    """The hold stands, for ``amount`` in total until ``expires_at_ms``."""
+
+    hold_id: int
+    amount: int
+    expires_at_ms: int
+    available: int
 
 
 class Settled(NamedTuple):
@@ -327,4 +358,4 @@ class Posted(NamedTuple):
     balance: int
 
 
-Answer: TypeAlias = Placed | Settled | Released | Posted
+Answer: TypeAlias = Placed | Extended | Settled | Released | Posted

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .book import Book
-from .entries import Command, ExpireHold, HoldState, HoldStatus, PlaceHold, ReleaseHold, SettleHold
+from .entries import Command, ExpireHold, ExtendHold, HoldState, HoldStatus, PlaceHold, ReleaseHold, SettleHold
 from .ids import id_time_ms, now_ms
 from .store import Store
 from .work import Work
 
-_ENDS: Final = (SettleHold, ReleaseHold, ExpireHold)
+_ON_HOLDS: Final = (SettleHold, ReleaseHold, ExpireHold, ExtendHold)
 _SETTLED: Final = int(HoldStatus.SETTLED)
 _CLOCKS_DIFFER_MS: Final = 86_400_000
 """Ids of hosts whose clocks differ are out of order by less; what was archived is older than that by days."""
@@ -73,7 +73,7 @@ class Needs:
                 self.requests.add((command.account_id, command.request_id))
             if careful:
                 self.holds.add(command.hold_id)
-        elif isinstance(command, _ENDS):
+        elif isinstance(command, _ON_HOLDS):
             self.accounts.add(command.account_id)
             self.holds.add(command.hold_id)
             if careful:

@@ -113,15 +113,7 @@ class PostgresqlStore:
                 "bigint text bigint bigint bigint bigint bytea bigint bigint",
                 rows,
             )
-        if book.new_holds:
-            self._insert(
-                "hold", HOLD_COLUMNS, "bigint bigint bigint int bigint int bigint text text", book.new_holds.values()
-            )
-        if book.deleted_holds:
-            self._delete_holds(book.deleted_holds)
-        if book.ended_holds:
-            ended = [(hold.id, hold.status) for hold in book.ended_holds.values()]
-            self._update("hold", "id state", "bigint int", ended)
+        self._write_holds(book)
         if book.new_transfers:
             types = (
                 "bigint bigint bigint bigint int bigint bigint bigint bytea int bigint bigint bigint bigint bigint text"
@@ -146,6 +138,20 @@ class PostgresqlStore:
         if book.changed_lots:
             left = [(lot.id, lot.remaining, lot.expired) for lot in book.changed_lots.values()]
             self._update("lot", "id remaining expired", "bigint bigint bigint", left)
+
+    def _write_holds(self, book: Book) -> None:
+        if book.new_holds:
+            self._insert(
+                "hold", HOLD_COLUMNS, "bigint bigint bigint int bigint int bigint text text", book.new_holds.values()
+            )
+        if book.extended_holds:
+            extended = [(hold.id, hold.amount, hold.expires_at_ms) for hold in book.extended_holds.values()]
+            self._update("hold", "id amount expires_at_ms", "bigint bigint bigint", extended)
+        if book.deleted_holds:
+            self._delete_holds(book.deleted_holds)
+        if book.ended_holds:
+            ended = [(hold.id, hold.status) for hold in book.ended_holds.values()]
+            self._update("hold", "id state", "bigint int", ended)
 
     def _delete_holds(self, ids: Sequence[int]) -> None:
         self._connection.execute("DELETE FROM hold WHERE id = ANY(%s::bigint[])", (integers(ids),))

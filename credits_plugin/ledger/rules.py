@@ -33,6 +33,7 @@ from .entries import (
     Command,
     ExpireHold,
     ExpireLots,
+    ExtendHold,
     HoldState,
     HoldStatus,
     LotState,
@@ -48,6 +49,7 @@ from .entries import (
     link_hash,
     pack_link,
 )
+from .extending import extend_hold, least_of
 from .ids import companion_id
 from .lots import attribute_spend, burn, burn_down_order, expire, next_expiry_at_ms, roll_over
 
@@ -76,7 +78,7 @@ def decide(book: Book, command: Command) -> Answer:
 
 
 def _place_hold(book: Book, command: PlaceHold) -> Placed:
-    key, external_id, hold_id, amount, at_ms, expires_at_ms, version, input_tokens, request_id, run_id = command
+    key, external_id, hold_id, amount, at_ms, expires_at_ms, version, input_tokens, request_id, run_id, *_ = command
     account = book.accounts.get(key)
     if account is None:
         raise InsufficientCredits(external_id, needed=amount, available=0)
@@ -95,7 +97,9 @@ def _place_hold(book: Book, command: PlaceHold) -> Placed:
     if balance < 0:
         raise AccountInDebt(external_id, needed=amount, available=available)
     if amount > available:
-        raise InsufficientCredits(external_id, needed=amount, available=available)
+        if available < (least := least_of(command)):
+            raise InsufficientCredits(external_id, needed=least, available=available)
+        amount = available
     values = (hold_id, key, amount, _PLACED, expires_at_ms, version, input_tokens, request_id, run_id)
     book.holds[hold_id] = book.new_holds[hold_id] = _make(HoldState, values)
     if request_id is not None:
@@ -107,7 +111,7 @@ def _place_hold(book: Book, command: PlaceHold) -> Placed:
 
 def _repeat_hold(book: Book, account: AccountState, hold_id: int, command: PlaceHold) -> Placed:
     hold = book.holds.get(hold_id)
-    if hold is not None and hold.request_id is None and hold[2:5:2] != (command.amount, command.expires_at_ms):
+    if hold is not None and hold.request_id is None and not _is_same_request(hold, command):
         msg = f"hold {hold_id} is another request's: two hosts made the same id; try again with a new one"
         raise LedgerError(msg, hold_id=hold_id)
     if hold is None or hold.account_id != account.id or (hold.status != _PLACED and hold.request_id is None):
@@ -119,6 +123,12 @@ def _repeat_hold(book: Book, account: AccountState, hold_id: int, command: Place
     identifier, owner, amount, _, expires_at_ms, version, tokens, _, _ = hold
     available = account.balance - account.held
     return Placed(identifier, owner, amount, expires_at_ms, version, tokens, available, repeated=True)
+
+
+def _is_same_request(hold: HoldState, command: PlaceHold) -> bool:
+    _, _, amount, _, *request = hold
+    asked = [command.expires_at_ms, command.price_version, command.input_tokens, None, command.run_id]
+    return least_of(command) <= amount <= command.amount and request == asked
 
 
 def _settle_hold(book: Book, command: SettleHold) -> Settled:
@@ -379,6 +389,7 @@ def _same_key(external_id: str) -> LedgerError:
 _NO_TOKENS: Final[_Tokens] = (None, None, None, None, None)
 RULES: Final[Mapping[type, Callable[[Book, Any], Answer]]] = {
     PlaceHold: _place_hold,
+    ExtendHold: extend_hold,
     SettleHold: _settle_hold,
     ReleaseHold: _release_hold,
     ExpireHold: _expire_hold,

@@ -102,13 +102,7 @@ class SqliteStore:
         if book.new_accounts:
             rows = [new_account_row(book, account_id) for account_id in book.new_accounts]
             execute(f"INSERT INTO account ({ACCOUNT_COLUMNS}, created_at_ms) VALUES (?,?,?,?,?,?,?,?,?)", rows)
-        if book.new_holds:
-            self._insert_holds(book.new_holds.values())
-        if book.deleted_holds:
-            execute("DELETE FROM hold WHERE id = ?", [(hold_id,) for hold_id in book.deleted_holds])
-        if book.ended_holds:
-            ended = [(hold.status, hold.id) for hold in book.ended_holds.values()]
-            execute("UPDATE hold SET state = ? WHERE id = ?", ended)
+        self._write_holds(book)
         if book.new_transfers:
             self._insert_transfers(book.new_transfers)
         self._update_accounts(book)
@@ -119,6 +113,19 @@ class SqliteStore:
             left = [(lot.remaining, lot.expired, lot.id) for lot in book.changed_lots.values()]
             execute("UPDATE lot SET remaining = ?, expired = ? WHERE id = ?", left)
         book.clear_writes()
+
+    def _write_holds(self, book: Book) -> None:
+        execute = self._connection.executemany
+        if book.new_holds:
+            self._insert_holds(book.new_holds.values())
+        if book.extended_holds:
+            extended = [(hold.amount, hold.expires_at_ms, hold.id) for hold in book.extended_holds.values()]
+            execute("UPDATE hold SET amount = ?, expires_at_ms = ? WHERE id = ?", extended)
+        if book.deleted_holds:
+            execute("DELETE FROM hold WHERE id = ?", [(hold_id,) for hold_id in book.deleted_holds])
+        if book.ended_holds:
+            ended = [(hold.status, hold.id) for hold in book.ended_holds.values()]
+            execute("UPDATE hold SET state = ? WHERE id = ?", ended)
 
     def _update_accounts(self, book: Book) -> None:
         execute, accounts, new = self._connection.executemany, book.accounts, book.new_accounts.keys()

@@ -15,6 +15,8 @@ from .entries import (
     Command,
     ExpireHold,
     ExpireLots,
+    Extended,
+    ExtendHold,
     Placed,
     PlaceHold,
     Posted,
@@ -70,6 +72,8 @@ class Transaction:
 
     @overload
     def decide(self, command: PlaceHold) -> Placed: ...
+    @overload
+    def decide(self, command: ExtendHold) -> Extended: ...
     @overload
     def decide(self, command: SettleHold) -> Settled: ...
     @overload

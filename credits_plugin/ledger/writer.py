@@ -29,6 +29,8 @@ from .entries import (
     Command,
     ExpireHold,
     ExpireLots,
+    Extended,
+    ExtendHold,
     Placed,
     PlaceHold,
     Posted,
@@ -109,6 +111,8 @@ class LedgerWriter:
 
     @overload
     def execute(self, command: PlaceHold) -> asyncio.Future[Placed]: ...
+    @overload
+    def execute(self, command: ExtendHold) -> asyncio.Future[Extended]: ...
     @overload
     def execute(self, command: SettleHold) -> asyncio.Future[Settled]: ...
     @overload

@@ -15,6 +15,7 @@ from hookspecs import Refusal
 
 from ..errors import (
     AccountInDebt,
+    BudgetExceeded,
     ConfigurationError,
     CreditsError,
     DatabaseError,
@@ -55,6 +56,7 @@ _STATUSES: Final[tuple[tuple[type[CreditsError], int], ...]] = (
     (UnknownModel, 422),
     (InsufficientCredits, 402),
     (AccountInDebt, 402),
+    (BudgetExceeded, 402),
     (PaymentsNotConfigured, 503),
     (Overloaded, 503),
     (OutcomeUnknown, 503),

@@ -16,6 +16,7 @@ from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import (
     Code,
     ExpireLots,
+    ExtendHold,
     LotTerms,
     PlaceHold,
     PostTransfer,
@@ -100,6 +101,7 @@ async def live(writer: LedgerWriter, user: str) -> list:
     placed = await asyncio.gather(*(writer.execute(hold(10, name)) for name in (None, None, "a", "b")))
     told += [one.available for one in placed]
     plain, freed, named, nothing = (one.hold_id for one in placed)
+    told.append((await writer.execute(ExtendHold(key, plain, 15, now, later + 1))).available)
     told.append(await writer.execute(SettleHold(key, plain, 7, now, Usage(input=7))))
     told.append((await writer.execute(ReleaseHold(key, freed, now))).changed)
     told.append((await writer.execute(SettleHold(key, named, 5, now, Usage(input=5)))).balance)

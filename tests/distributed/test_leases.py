@@ -30,12 +30,13 @@ from credits_plugin.distributed.wire import (
     pack,
     unpack,
 )
-from credits_plugin.errors import ConfigurationError, HoldEnded, InsufficientCredits
+from credits_plugin.errors import BudgetExceeded, ConfigurationError, HoldEnded, InsufficientCredits
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import (
     Code,
     ExpireHold,
     ExpireLots,
+    ExtendHold,
     LotTerms,
     PlaceHold,
     PostTransfer,
@@ -131,6 +132,8 @@ def test_partitions_are_shared_evenly_and_only_a_dead_hosts_share_moves():
 COMMANDS = [
     hold(5),
     hold(5)._replace(request_id="r", run_id="ü"),
+    hold(5)._replace(run_id="r", key_id="k", member_id="m", least=3),
+    ExtendHold(KEY, 1, 2, 3, 4, least=1),
     SettleHold(KEY, 1, 2, 3, Usage(1, 2, 3, 4, 5)),
     ReleaseHold(KEY, 1, 2),
     ExpireHold(KEY, 1, 2, 3, Usage(input=1)),
@@ -239,7 +242,11 @@ async def test_an_answer_of_the_next_version_is_asked_for_here_again_and_its_nei
 
 @pytest.mark.parametrize(
     "error",
-    [InsufficientCredits("anna", needed=5, available=3), HoldEnded("it ended", hold_id=7)],
+    [
+        InsufficientCredits("anna", needed=5, available=3),
+        HoldEnded("it ended", hold_id=7),
+        BudgetExceeded("too much", needed=5, available=3, account_id="anna", kind="run", period_ends_at_ms=None),
+    ],
     ids=lambda e: e.code,
 )
 def test_an_error_survives_the_wire(error):

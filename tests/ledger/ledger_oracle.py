@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from credits_plugin.errors import AccountInDebt, HoldEnded, InsufficientCredits, UnknownHold
+from credits_plugin.errors import AccountInDebt, HoldEnded, InsufficientCredits, LedgerError, UnknownHold
 from credits_plugin.ledger.entries import (
     INCOMING,
     Code,
     ExpireHold,
     ExpireLots,
+    ExtendHold,
     PlaceHold,
     PostTransfer,
     ReleaseHold,
@@ -64,15 +65,33 @@ class NaiveAccount:
     def place(self, command: PlaceHold):
         if not self.exists:
             return InsufficientCredits
+        least = command.amount if command.least is None else min(command.least, command.amount)
         if command.hold_id in self.holds:
-            return self.holds[command.hold_id][0]
+            amount, _, expires_at_ms = self.holds[command.hold_id]
+            as_asked = least <= amount <= command.amount and expires_at_ms == command.expires_at_ms
+            return amount if as_asked else LedgerError
         self.break_due(command.hold_id | 1, command.at_ms)
         if self.balance < 0:
             return AccountInDebt
-        if command.amount > self.available:
+        amount = min(command.amount, self.available)
+        if amount < least:
             return InsufficientCredits
-        self.holds[command.hold_id] = [command.amount, "open", command.expires_at_ms]
-        return command.amount
+        self.holds[command.hold_id] = [amount, "open", command.expires_at_ms]
+        return amount
+
+    def extend(self, command: ExtendHold):
+        hold = self.holds.get(command.hold_id)
+        if hold is None:
+            return UnknownHold
+        if hold[1] != "open":
+            return HoldEnded
+        least = command.amount if command.least is None else min(command.least, command.amount)
+        room = max(self.available - self.due(command.at_ms), 0)
+        amount = max(hold[0], min(command.amount, hold[0] + room))
+        if amount < least:
+            return AccountInDebt if self.balance < 0 else InsufficientCredits
+        hold[0], hold[2] = amount, max(hold[2], command.expires_at_ms)
+        return amount
 
     def settle(self, command: SettleHold):
         hold = self.holds.get(command.hold_id)
@@ -133,9 +152,14 @@ class NaiveAccount:
                 return amount
         return 0
 
+    def due_lots(self, at_ms):
+        return [lot for lot in self.lots_in_order() if lot.expires_at_ms is not None and lot.expires_at_ms <= at_ms]
+
+    def due(self, at_ms):
+        return min(sum(lot.left for lot in self.due_lots(at_ms)), max(self.available, 0))
+
     def break_due(self, transfer_id, at_ms):
-        due = [lot for lot in self.lots_in_order() if lot.expires_at_ms is not None and lot.expires_at_ms <= at_ms]
-        amount = min(sum(lot.left for lot in due), max(self.available, 0))
+        due, amount = self.due_lots(at_ms), self.due(at_ms)
         for lot_id, taken in self.take(transfer_id, amount, due):
             next(lot for lot in due if lot.id == lot_id).expired += taken
         return amount
@@ -176,6 +200,7 @@ class NaiveAccount:
 
 _NAMES = {
     PlaceHold: "place",
+    ExtendHold: "extend",
     SettleHold: "settle",
     ReleaseHold: "release",
     ExpireHold: "expire",

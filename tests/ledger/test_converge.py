@@ -17,6 +17,7 @@ from credits_plugin.ledger.entries import (
     Command,
     ExpireHold,
     ExpireLots,
+    ExtendHold,
     LotTerms,
     PlaceHold,
     PostTransfer,
@@ -73,6 +74,14 @@ async def _expire_and_charge(writer: LedgerWriter) -> Command:
     return ExpireHold(KEY, await _hold(writer), SOON, charge=30, usage=USED)
 
 
+async def _extend(writer: LedgerWriter) -> Command:
+    return ExtendHold(KEY, await _hold(writer), 700, NOW, SOON + 1)
+
+
+async def _extend_as_far_as_it_goes(writer: LedgerWriter) -> Command:
+    return ExtendHold(KEY, await _hold(writer), 2_000, NOW, SOON + 1, least=900)
+
+
 async def _expire_lots(writer: LedgerWriter) -> Command:
     await _expiring_lot(writer)
     return ExpireLots(KEY, new_id(), SOON)
@@ -93,6 +102,9 @@ def _plain(command: Callable[[], Command]) -> Callable[[LedgerWriter], Awaitable
 COMMANDS: dict[str, Callable[[LedgerWriter], Awaitable[Command]]] = {
     "a hold": _plain(lambda: hold(400)),
     "a hold with a request id": _plain(lambda: hold(400, request_id="r")),
+    "a hold of what there is": _plain(lambda: hold(2_000, request_id="r")._replace(least=900)),
+    "an extension": _extend,
+    "an extension to everything": _extend_as_far_as_it_goes,
     "a hold of everything with a request id": _plain(lambda: hold(request_id="r")),
     "a settle": _settle,
     "a settle for nothing": _settle_for_nothing,
@@ -105,14 +117,17 @@ COMMANDS: dict[str, Callable[[LedgerWriter], Awaitable[Command]]] = {
     "breakage": _expire_lots,
     "a rollover": _roll_over,
 }
-HOLD_OF_EVERYTHING = {"a hold of everything": _plain(hold)}
+HOLD_OF_EVERYTHING = {
+    "a hold of everything": _plain(hold),
+    "a plain hold of what there is": _plain(lambda: hold(2_000)._replace(least=900)),
+}
 
 
 def books(database: Database) -> tuple[Any, ...]:
     """Everything that the ledger keeps of the account."""
     queries = (
         "SELECT balance, held, seq, last_transfer_id, next_expiry_at_ms FROM account ORDER BY id",
-        "SELECT id, state, amount FROM hold ORDER BY id",
+        "SELECT id, state, amount, expires_at_ms FROM hold ORDER BY id",
         "SELECT id, code, amount, balance_after FROM transfer ORDER BY id",
         "SELECT id, amount, remaining, expired FROM lot ORDER BY id",
     )
@@ -159,7 +174,7 @@ async def test_repeated_in_the_same_batch_it_changes_nothing(
     assert type(first) is type(second)
     after = database.primary.execute_sql("SELECT seq, held FROM account").fetchone()
     assert after[0] - transfers[0] <= (2 if isinstance(command, RollOver) else 1)
-    assert after[1] in {0, 400, 1_000}
+    assert after[1] in {0, 400, 700, 1_000}
     assert faults(database) == []
 
 

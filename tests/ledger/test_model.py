@@ -33,6 +33,7 @@ from credits_plugin.ledger.entries import (
     Code,
     ExpireHold,
     ExpireLots,
+    ExtendHold,
     LotTerms,
     PlaceHold,
     PostTransfer,
@@ -50,6 +51,7 @@ from credits_plugin.models import Payment, Refund
 
 AMOUNTS = st.integers(1, 1_000)
 COSTS = st.integers(0, 600) | st.sampled_from([0, 50, 400, 2_000])
+LEAST = st.none() | st.integers(0, 200)
 WHO = st.integers(0, 1)
 PICK = st.integers(0, 1_000)
 STARTED_MS = now_ms() - 30 * 86_400_000
@@ -163,12 +165,20 @@ class Life(RuleBasedStateMachine):
     def take_by_hand(self, who, amount):
         self.post(who, Code.ADJUSTMENT_OUT, amount)
 
-    @rule(who=WHO, amount=st.integers(0, 400), ttl=st.integers(1, 90), times=st.integers(1, 4))
-    def place(self, who, amount, ttl, times):
+    @rule(who=WHO, amount=st.integers(0, 400), ttl=st.integers(1, 90), times=st.integers(1, 4), least=LEAST)
+    def place(self, who, amount, ttl, times, least):
         for _ in range(times):
             hold, now = next(ids), self.tick()
-            self.pending.append(PlaceHold(self.keys[who], self.names[who], hold, amount, now, now + ttl, 1, 10))
+            command = PlaceHold(self.keys[who], self.names[who], hold, amount, now, now + ttl, 1, 10, least=least)
+            self.pending.append(command)
             self.holds.append((who, hold))
+
+    @precondition(lambda self: self.holds)
+    @rule(pick=PICK, amount=st.integers(1, 900), longer=st.integers(0, 90), least=LEAST)
+    def extend(self, pick, amount, longer, least):
+        who, hold = self.some_hold(pick)
+        now = self.tick()
+        self.pending.append(ExtendHold(self.keys[who], hold, amount, now, now + longer, least))
 
     def some_hold(self, pick) -> tuple[int, int]:
         """An open hold, mostly; else any of the newest, whatever became of it."""
@@ -253,9 +263,9 @@ class Life(RuleBasedStateMachine):
             lots = host.rows("SELECT id, priority, amount, remaining, expired FROM lot WHERE account_id = %s", key)
             mine = self.book.lots.get(key, [])
             assert lots == sorted((lot.id, lot.priority, lot.amount, lot.remaining, lot.expired) for lot in mine)
-            holds = host.rows("SELECT id, amount, state FROM hold WHERE account_id = %s", key)
+            holds = host.rows("SELECT id, amount, state, expires_at_ms FROM hold WHERE account_id = %s", key)
             kept = [hold for hold in self.book.holds.values() if hold.account_id == key]
-            assert holds == sorted((hold.id, hold.amount, hold.status) for hold in kept)
+            assert holds == sorted((hold.id, hold.amount, hold.status, hold.expires_at_ms) for hold in kept)
             chain = host.rows("SELECT seq, id, code, amount, balance_after FROM transfer WHERE account_id = %s", key)
             links = [row for row in self.transfers if row.account_id == key]
             assert chain == [(row.seq, row.id, row.code, row.amount, row.balance_after) for row in links]
