@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..errors import ConfigurationError, ForgedEvent
 from ..payments.gateway import StripeEvent
 from .stripe_objects import read_object
+
+if TYPE_CHECKING:
+    import stripe
 
 TOLERANCE_S: Final = 300
 """Oldest signature that is accepted, as Stripe recommends: bounds how long a stolen delivery can be replayed."""
@@ -84,18 +88,25 @@ def _require_fresh(signature: str, *, now_ms: int) -> None:
 
 
 def _is_signed(raw: bytes, signature: str, secret: str) -> bool:
-    """Ask the official library, which compares in constant time; the library is loaded with the first webhook."""
-    from stripe import SignatureVerificationError, WebhookSignature  # noqa: PLC0415 - 0.12 s, not at the host's start
-
+    """Ask the official library, which compares in constant time."""
+    verifier, mismatch = _verifier()
     try:
-        return bool(WebhookSignature.verify_header(raw, signature, secret))
-    except (SignatureVerificationError, ValueError):  # ValueError: the body is not even UTF-8
+        return bool(verifier.verify_header(raw, signature, secret))
+    except (mismatch, ValueError):  # ValueError: the body is not even UTF-8
         return False
+
+
+@cache
+def _verifier() -> tuple[type[stripe.WebhookSignature], type[Exception]]:
+    """Load the library with the first webhook; it looks its names up anew whenever it is asked for them."""
+    import stripe  # noqa: PLC0415 - 0.12 s, not at the host's start
+
+    return stripe.WebhookSignature, stripe.SignatureVerificationError
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        event = _DECODER.decode(raw.decode())
     except (ValueError, RecursionError) as error:
         msg = f"the body is not valid JSON: {error}"
         raise ForgedEvent(msg) from error
@@ -123,6 +134,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(name: str) -> NoReturn:
     msg = f"{name} is not JSON"
     raise ValueError(msg)
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _connected_account(event: dict[str, Any]) -> str | None:

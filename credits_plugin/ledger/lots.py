@@ -20,7 +20,7 @@ def burn_down_order(lot: LotState) -> tuple[int, bool, int, int]:
 def attribute_spend(lots: Sequence[LotState], *, balance: int) -> list[LotState]:
     """Burn lots down until they add up to ``balance`` (to nothing where it is negative); return those that changed."""
     unattributed = sum(lot.remaining for lot in lots) - max(balance, 0)
-    return burn(sorted(lots, key=burn_down_order), unattributed)
+    return burn(sorted(lots, key=burn_down_order), unattributed) if unattributed > 0 else []
 
 
 def burn(lots: Iterable[LotState], amount: int) -> list[LotState]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -36,6 +37,19 @@ class Work:
 
     account_ids: tuple[int, ...]
     run: Callable[[Transaction], Any]
+
+
+@contextlib.contextmanager
+def savepoint(database: peewee.Database) -> Iterator[None]:
+    """Undo what is done inside if it raises. Peewee's own has a new name each time, which no statement cache knows."""
+    database.execute_sql("SAVEPOINT unit")
+    try:
+        yield
+    except BaseException:
+        database.execute_sql("ROLLBACK TO SAVEPOINT unit")
+        database.execute_sql("RELEASE SAVEPOINT unit")
+        raise
+    database.execute_sql("RELEASE SAVEPOINT unit")
 
 
 class Transaction:

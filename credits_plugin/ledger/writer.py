@@ -46,7 +46,7 @@ from .loading import Needs, load_book, load_holds
 from .rules import RULES, decide
 from .store import open_store
 from .wal_file import WalFile
-from .work import Transaction, Work
+from .work import Transaction, Work, savepoint
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ MAX_BATCH: Final = 512
 """Commands per transaction. Larger batches gain nothing measurable and make the first caller wait."""
 _RETRIES: Final = 6
 _FIRST_PAUSE_S: Final = 0.02
-_MOST_WORKS: Final = 24
+_MOST_WORKS: Final = 48
 """Units of work that a batch reads accounts and lots for: about as many as it has time for."""
 _WORK_BUDGET_S: Final = 0.01
 """How long units of work may go on in one batch, once one has begun; the others wait for the next batch."""
@@ -334,7 +334,7 @@ class LedgerWriter:
         work: Work = batch.items[index][0]
         started = time.monotonic()
         try:
-            with _driver_errors, self.database.primary.savepoint(), self._store.time_limit(_WORK_LIMIT_S):
+            with _driver_errors, savepoint(self.database.primary), self._store.time_limit(_WORK_LIMIT_S):
                 apply = partial(self._apply, book)
                 transaction = Transaction(
                     self.database.primary, book, work.account_ids, new_id=self._new_id, apply=apply

@@ -12,13 +12,13 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from ..ledger.work import Transaction
-from .checkout import Order, find_order, receipt_of
+from .checkout import find_order, receipt_of
 from .claw_back import merge_refund, refund_problem
 from .disputes import dispute_problem, merge_dispute
-from .fulfilment import Fulfilled, Fulfilment, settle_session, state_of_unpaid
+from .fulfilment import Fulfilled, Fulfilment, claim_of, settle_locked, settle_session, state_of_unpaid
 from .gateway import Charge, CheckoutSession, DisputeResult, PaymentIntent, RefundResult, StripeEvent, Unreadable
 from .queries import PaymentView, payment_of_intent
-from .records import change_payment, lock_payment, note_receipt
+from .records import change_payment, lock_payment, lock_payment_of, note_receipt
 from .shop import Shop
 from .states import InboxStatus, PaymentStatus, later_payment_status
 
@@ -45,6 +45,35 @@ Settle: TypeAlias = Callable[[Transaction], Fulfilment]
 Planner: TypeAlias = Callable[[Shop, StripeEvent], Awaitable[Plan]]
 
 
+class LookFirst(Exception):
+    """An event alone does not say enough, or our rows are not as it has them: what is missing must be fetched first."""
+
+
+def plan_at_once(shop: Shop, event: StripeEvent) -> Plan:
+    """Plan the grant of a purchase that its signed event tells all of, without reading anything before.
+
+    Where to look is the event's word; what is granted is our row's, as ever.
+
+    Raises:
+        LookFirst: it is another event. The unit of work raises it, too, where our row is not as the event has it.
+    """
+    session = event.object
+    if not isinstance(session, CheckoutSession) or not _says_paid(event, session) or _not_ours(shop, event):
+        raise LookFirst
+    claim = claim_of(session)
+    if claim is None:
+        raise LookFirst
+    account_id, payment_id = claim
+
+    def run(tx: Transaction) -> Verdict:
+        ours = lock_payment_of(tx, account_id, payment_id)
+        if ours is None or ours.session_id != session.id or not _tells_all(event, ours, session):
+            raise LookFirst
+        return _verdict(settle_locked(tx, ours, session, unpaid=state_of_unpaid(session)))
+
+    return Plan(run, account_id, payment_id)
+
+
 async def plan_event(shop: Shop, event: StripeEvent) -> Plan:
     """Decide what an event does, fetching from Stripe what it lacks.
 
@@ -52,15 +81,22 @@ async def plan_event(shop: Shop, event: StripeEvent) -> Plan:
         GatewayError: Stripe could not be asked; the event must be delivered again.
     """
     planner = _PLANNERS.get(event.type)
-    if event.livemode != shop.settings.livemode:
-        return _end(InboxStatus.QUARANTINED, f"livemode is {event.livemode}, our key is of the other mode")
-    if event.connected_account is not None:
-        return _end(InboxStatus.QUARANTINED, f"it comes from another Stripe account, {event.connected_account}")
+    problem = _not_ours(shop, event)
+    if problem is not None:
+        return _end(InboxStatus.QUARANTINED, problem)
     if planner is None:
         return _end(InboxStatus.IGNORED, "nothing is done for this type")
     if isinstance(event.object, Unreadable):
         return _end(InboxStatus.QUARANTINED, event.object.reason)
     return await planner(shop, event)
+
+
+def _not_ours(shop: Shop, event: StripeEvent) -> str | None:
+    if event.livemode != shop.settings.livemode:
+        return f"livemode is {event.livemode}, our key is of the other mode"
+    if event.connected_account is not None:
+        return f"it comes from another Stripe account, {event.connected_account}"
+    return None
 
 
 async def _plan_session(shop: Shop, event: StripeEvent) -> Plan:
@@ -74,7 +110,7 @@ async def _plan_session(shop: Shop, event: StripeEvent) -> Plan:
         return _end(InboxStatus.QUARANTINED if claimed else InboxStatus.IGNORED, order.problem)
     ours, told = order.payment, order.session
     unpaid = _UNPAID.get(event.type) or state_of_unpaid(told)
-    intent = None if _tells_all(event, order) else await receipt_of(shop, ours, told)
+    intent = None if told is session and _tells_all(event, ours, told) else await receipt_of(shop, ours, told)
     return Plan(
         lambda tx: _verdict(settle_session(tx, told, payment_id=ours.id, unpaid=unpaid, intent=intent)),
         ours.account_id,
@@ -82,20 +118,18 @@ async def _plan_session(shop: Shop, event: StripeEvent) -> Plan:
     )
 
 
-def _tells_all(event: StripeEvent, order: Order) -> bool:
+def _tells_all(event: StripeEvent, ours: PaymentView, session: CheckoutSession) -> bool:
     """Whether a signed event alone says enough for a grant, so that no call delays it.
 
     It shows the session as it was completed: paid then, our price to the coin, so all of it was captured. Our pages
     capture on their own; a session that is captured by hand or later is not paid yet at this moment.
     """
-    ours, session = order.payment, order.session
-    return (
-        ours is not None
-        and event.type == "checkout.session.completed"
-        and session is event.object
-        and session.payment_status == "paid"
-        and (session.amount_total_minor, session.currency) == (ours.amount_minor, ours.currency)
-    )
+    paid = (session.amount_total_minor, session.currency)
+    return _says_paid(event, session) and paid == (ours.amount_minor, ours.currency)
+
+
+def _says_paid(event: StripeEvent, session: CheckoutSession) -> bool:
+    return event.type == "checkout.session.completed" and session.payment_status == "paid"
 
 
 async def _plan_intent(shop: Shop, event: StripeEvent) -> Plan:

@@ -5,23 +5,24 @@ Everything here runs inside a unit of work: SQL and the ledger's rules, no netwo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import peewee
 
-from ..errors import InvalidValue, LedgerError
+from ..errors import InvalidValue
 from ..ledger.entries import Code, PostTransfer
 from ..ledger.ids import account_key
 from ..ledger.work import Transaction
-from ..models import Account, Payment
+from ..models import Account
 from ..notify.outbox import put_event
 from ..prepared import Prepared
 from .claw_back import Cause, take_back
 from .gateway import CheckoutSession, PaymentIntent
 from .queries import PaymentView, disputes_of, payment, payment_of_intent
-from .records import change_payment, lock_payment
+from .records import change_payment, claim_payment, lock_payment
 from .states import PaymentStatus, later_payment_status
 
 
@@ -102,11 +103,25 @@ def claimed_payment(database: peewee.Database, session: CheckoutSession) -> Paym
 
     A claim only: whether the session can be this payment's is for ``session_problem``.
     """
-    text = session.metadata.get("payment_id", "")
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        return None
-    ours = payment(database, int(text))
+    claimed = _claimed_payment_id(session)
+    ours = payment(database, claimed) if claimed is not None else None
     return ours if ours is not None and ours.session_id is None else None
+
+
+def claim_of(session: CheckoutSession) -> tuple[int, int] | None:
+    """Return the account's and the payment's id that a session claims: where to look first, and no more than that."""
+    payment_id = _claimed_payment_id(session)
+    if payment_id is None or session.client_reference_id is None:
+        return None
+    try:
+        return account_key(session.client_reference_id), payment_id
+    except InvalidValue:
+        return None
+
+
+def _claimed_payment_id(session: CheckoutSession) -> int | None:
+    text = session.metadata.get("payment_id", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 def name_in_session(payment: PaymentView, session: CheckoutSession) -> str | None:
@@ -139,7 +154,18 @@ def settle_session(
 
     ``unpaid`` is the payment's state if the session is not paid. ``intent`` adds the charge and the receipt.
     """
-    payment = lock_payment(tx, payment_id)
+    return settle_locked(tx, lock_payment(tx, payment_id), session, unpaid=unpaid, intent=intent)
+
+
+def settle_locked(
+    tx: Transaction,
+    payment: PaymentView,
+    session: CheckoutSession,
+    *,
+    unpaid: PaymentStatus,
+    intent: PaymentIntent | None = None,
+) -> Fulfilment:
+    """Do as ``settle_session`` does, with a payment that this transaction has locked."""
     problem = session_problem(payment, session) or _intent_problem(tx, payment, session)
     external_id = name_in_session(payment, session)
     if problem is None and external_id is None:
@@ -147,19 +173,22 @@ def settle_session(
     if problem is not None or external_id is None:
         change_payment(tx, payment.id, detail=problem)
         return Fulfilment(Fulfilled.QUARANTINED, payment.id, problem)
-    payment = _adopt_session(tx, payment, session, intent)
+    adopted = _adopted(payment, session, intent)
     if payment.is_granted:
+        if adopted:
+            change_payment(tx, payment.id, **adopted)
         return Fulfilment(Fulfilled.ALREADY, payment.id, external_id=external_id)
     if session.payment_status != "paid":
-        change_payment(tx, payment.id, status=later_payment_status(payment.status, unpaid))
+        change_payment(tx, payment.id, **adopted, status=later_payment_status(payment.status, unpaid))
         return Fulfilment(Fulfilled.WAITING, payment.id, f"the session is {session.payment_status}")
     if intent is not None and intent.status != "succeeded":
+        change_payment(tx, payment.id, **adopted)
         return Fulfilment(Fulfilled.WAITING, payment.id, f"{intent.id} is {intent.status}")
     captured = captured_part(payment, session, intent)
     if isinstance(captured, str):
-        change_payment(tx, payment.id, detail=captured)
+        change_payment(tx, payment.id, **adopted, detail=captured)
         return Fulfilment(Fulfilled.QUARANTINED, payment.id, captured)
-    return _grant(tx, payment, session, captured, external_id=external_id)
+    return _grant(tx, payment, session, captured, external_id=external_id, adopted=adopted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,24 +235,31 @@ def _intent_problem(tx: Transaction, payment: PaymentView, session: CheckoutSess
     return None
 
 
-def _adopt_session(
-    tx: Transaction, payment: PaymentView, session: CheckoutSession, intent: PaymentIntent | None
-) -> PaymentView:
-    """Store what the session and its charge add to our row; a crash may have kept even the session's id from it."""
-    return change_payment(
-        tx,
-        payment.id,
-        stripe_session_id=session.id,
-        payment_intent_id=payment.payment_intent_id or session.payment_intent_id,
-        payment_url=payment.payment_url or session.url,
-        email=session.email or payment.email,
-        charge_id=(intent.charge_id if intent else None) or payment.charge_id,
-        receipt_url=(intent.receipt_url if intent else None) or payment.receipt_url,
+def _adopted(payment: PaymentView, session: CheckoutSession, intent: PaymentIntent | None) -> dict[str, Any]:
+    """Return what the session and its charge add to our row; a crash may have kept even the session's id from it.
+
+    What our row has already is left out: a column that is written costs its index, whatever is written.
+    """
+    charge_id, receipt_url = (intent.charge_id, intent.receipt_url) if intent is not None else (None, None)
+    columns = (
+        ("stripe_session_id", payment.session_id, session.id),
+        ("payment_intent_id", payment.payment_intent_id, payment.payment_intent_id or session.payment_intent_id),
+        ("payment_url", payment.payment_url, payment.payment_url or session.url),
+        ("email", payment.email, session.email or payment.email),
+        ("charge_id", payment.charge_id, charge_id or payment.charge_id),
+        ("receipt_url", payment.receipt_url, receipt_url or payment.receipt_url),
     )
+    return {column: now for column, before, now in columns if now != before}
 
 
 def _grant(
-    tx: Transaction, payment: PaymentView, session: CheckoutSession, captured: Captured, *, external_id: str
+    tx: Transaction,
+    payment: PaymentView,
+    session: CheckoutSession,
+    captured: Captured,
+    *,
+    external_id: str,
+    adopted: Mapping[str, Any],
 ) -> Fulfilment:
     transfer_id = tx.new_id()
     posted = tx.decide(
@@ -238,8 +274,18 @@ def _grant(
             payment_id=payment.id,
         )
     )
-    _claim(tx, payment, captured, transfer_id=transfer_id)
-    _remember_customer(tx, payment, session)
+    claim_payment(
+        tx,
+        payment.id,
+        **adopted,
+        grant_transfer_id=transfer_id,
+        paid_minor=captured.paid_minor,
+        granted_microcredits=captured.microcredits,
+        status=PaymentStatus.PAID,
+        detail=None,
+        paid_at_ms=tx.at_ms,
+    )
+    _remember_customer(tx, payment.account_id, customer_id=session.customer_id, email=session.email or payment.email)
     put_event(
         tx,
         account_id=payment.account_id,
@@ -271,36 +317,21 @@ def _catch_up(tx: Transaction, payment: PaymentView, *, reference: str) -> None:
         take_back(tx, payment_id=payment.id, cause=cause, reference=reference)
 
 
-def _claim(tx: Transaction, payment: PaymentView, captured: Captured, *, transfer_id: int) -> None:
-    """Tie the payment to its grant; the condition makes a second grant impossible even if a lock were missing."""
-    taken = (captured.paid_minor, captured.microcredits)
-    if _CLAIM.execute(tx.database, payment.id, transfer_id, *taken, tx.at_ms, tx.at_ms).rowcount != 1:
-        msg = f"payment {payment.id} has already been granted"
-        raise LedgerError(msg)
-
-
-def _remember_customer(tx: Transaction, payment: PaymentView, session: CheckoutSession) -> None:
+def _remember_customer(tx: Transaction, account_id: int, *, customer_id: str | None, email: str | None) -> None:
     """Keep Stripe's customer for the next purchase, and where to write to; the first customer stays."""
-    if session.customer_id is not None:
-        _KEEP_CUSTOMER.execute(tx.database, payment.account_id, session.customer_id)
-    if payment.email is not None:
-        _KEEP_EMAIL.execute(tx.database, payment.account_id, payment.email)
+    if customer_id is not None:
+        _KEEP_CUSTOMER.execute(tx.database, account_id, customer_id)
+    if email is not None:
+        _KEEP_EMAIL.execute(tx.database, account_id, email)
 
 
-_CLAIM: Final = Prepared(
-    lambda payment_id, transfer_id, paid_minor, microcredits, paid_at_ms, updated_at_ms: Payment.update(
-        grant_transfer_id=transfer_id,
-        paid_minor=paid_minor,
-        granted_microcredits=microcredits,
-        status=PaymentStatus.PAID,
-        detail=None,
-        paid_at_ms=paid_at_ms,
-        updated_at_ms=updated_at_ms,
-    ).where(Payment.id == payment_id, Payment.grant_transfer_id.is_null())
-)
 _KEEP_CUSTOMER: Final = Prepared(
     lambda account_id, customer_id: Account.update(stripe_customer_id=customer_id).where(
         Account.id == account_id, Account.stripe_customer_id.is_null()
     )
 )
-_KEEP_EMAIL: Final = Prepared(lambda account_id, email: Account.update(email=email).where(Account.id == account_id))
+_KEEP_EMAIL: Final = Prepared(
+    lambda account_id, email: Account.update(email=email).where(
+        Account.id == account_id, Account.email.is_null() | (Account.email != email)
+    )
+)

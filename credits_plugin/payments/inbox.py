@@ -18,7 +18,7 @@ from ..ledger.work import Transaction
 from ..models import InboxEvent
 from ..prepared import Prepared
 from .checkout import log_fulfilment
-from .events import Verdict, plan_event
+from .events import LookFirst, Plan, Verdict, plan_at_once, plan_event
 from .gateway import StripeEvent
 from .queries import inbox_event
 from .shop import Shop
@@ -27,6 +27,8 @@ from .states import InboxStatus
 logger = logging.getLogger(__name__)
 
 _MAX_DETAIL: Final = 1_000
+_PLAIN: Final = Verdict(InboxStatus.PROCESSED)
+"""What nearly all events come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +104,33 @@ def _is_collision(error: Exception) -> bool:
 
 
 async def _handle(shop: Shop, event: StripeEvent, *, again: bool) -> Receipt:
-    plan = await plan_event(shop, event)
-
-    def work(tx: Transaction) -> tuple[Verdict, bool]:
-        is_new = _insert_event(tx, event)
-        seen = None if is_new else inbox_event(tx.database, event.id)
-        if seen is not None and seen.status is InboxStatus.PROCESSED and not again:
-            return Verdict(seen.status, seen.detail), True
-        verdict = plan.run(tx)
-        _finish_event(tx, event, status=verdict.status, detail=verdict.detail, account_id=plan.account_id)
-        return verdict, False
-
-    verdict, repeated = await shop.writer.work([] if plan.account_id is None else [plan.account_id], work)
+    try:
+        verdict, repeated = await _carry_out(shop, event, plan_at_once(shop, event), again=again)
+    except LookFirst:
+        verdict, repeated = await _carry_out(shop, event, await plan_event(shop, event), again=again)
     if verdict.fulfilment is not None:
         log_fulfilment(verdict.fulfilment)
     if verdict.status is InboxStatus.QUARANTINED:
         logger.error("Quarantined Stripe event %s (%s): %s", event.id, event.type, verdict.detail)
     return Receipt(event.id, event.type, verdict.status, verdict.detail, repeated)
+
+
+async def _carry_out(shop: Shop, event: StripeEvent, plan: Plan, *, again: bool) -> tuple[Verdict, bool]:
+    """Run the plan and write the event's row in one unit of work; returns also whether it had been processed before."""
+
+    def work(tx: Transaction) -> tuple[Verdict, bool]:
+        is_new = _insert_event(tx, event, _PLAIN, account_id=plan.account_id)
+        seen = None if is_new else inbox_event(tx.database, event.id)
+        if seen is not None and seen.status is InboxStatus.PROCESSED and not again:
+            return Verdict(seen.status, seen.detail), True
+        verdict = plan.run(tx)
+        if not is_new:
+            _finish_event(tx, event, verdict, account_id=plan.account_id)
+        elif (verdict.status, verdict.detail) != (_PLAIN.status, _PLAIN.detail):
+            _CORRECT.execute(tx.database, event.id, verdict.status.value, _shortened(verdict.detail))
+        return verdict, False
+
+    return await shop.writer.work([] if plan.account_id is None else [plan.account_id], work)
 
 
 async def _note_failure(shop: Shop, event: StripeEvent, error: Exception) -> None:
@@ -127,9 +139,11 @@ async def _note_failure(shop: Shop, event: StripeEvent, error: Exception) -> Non
     detail = f"{code}: {str(error).partition(chr(10))[0]}"  # further lines of a driver's error show values of rows
     logger.error("Stripe event %s (%s) failed, and will be delivered again: %s", event.id, event.type, detail)
 
+    failed = Verdict(InboxStatus.FAILED, detail)
+
     def work(tx: Transaction) -> None:
-        _insert_event(tx, event)
-        _finish_event(tx, event, status=InboxStatus.FAILED, detail=detail, account_id=None)
+        if not _insert_event(tx, event, failed, account_id=None):
+            _finish_event(tx, event, failed, account_id=None)
 
     try:
         await shop.writer.work([], work)
@@ -137,11 +151,17 @@ async def _note_failure(shop: Shop, event: StripeEvent, error: Exception) -> Non
         logger.exception("The failure of Stripe event %s could not be recorded", event.id)
 
 
-def _insert_event(tx: Transaction, event: StripeEvent) -> bool:
-    """Add the event's row if it is new, and say so; on PostgreSQL this waits for another host that is adding it."""
+def _insert_event(tx: Transaction, event: StripeEvent, verdict: Verdict, *, account_id: int | None) -> bool:
+    """Add the event's row if it is new, and say so; on PostgreSQL this waits for another host that is adding it.
+
+    The row says what the event is expected to come to: nearly always that, in one statement instead of two.
+    """
     row = (
         event.id,
         event.type,
+        verdict.status.value,
+        _shortened(verdict.detail),
+        account_id,
         event.object_id,
         event.api_version,
         int(event.livemode),
@@ -153,27 +173,37 @@ def _insert_event(tx: Transaction, event: StripeEvent) -> bool:
     return added == 1
 
 
-def _finish_event(
-    tx: Transaction, event: StripeEvent, *, status: InboxStatus, detail: str | None, account_id: int | None
-) -> None:
-    _FINISH.execute(tx.database, event.id, status.value, detail and detail[:_MAX_DETAIL], account_id)
+def _finish_event(tx: Transaction, event: StripeEvent, verdict: Verdict, *, account_id: int | None) -> None:
+    """Say on the row of an event that came before what it came to this time; what is processed stays."""
+    _FINISH.execute(tx.database, event.id, verdict.status.value, _shortened(verdict.detail), account_id)
 
 
+def _shortened(detail: str | None) -> str | None:
+    return detail and detail[:_MAX_DETAIL]
+
+
+_COLUMNS: Final = (
+    InboxEvent.event_id,
+    InboxEvent.type,
+    InboxEvent.status,
+    InboxEvent.detail,
+    InboxEvent.account_id,
+    InboxEvent.object_id,
+    InboxEvent.api_version,
+    InboxEvent.livemode,
+    InboxEvent.payload,
+    InboxEvent.created_at_ms,
+    InboxEvent.received_at_ms,
+)
 _INSERT: Final = Prepared(
-    lambda event_id, type_, object_id, api_version, livemode, payload, created_at_ms, received_at_ms: InboxEvent.insert(
-        {
-            "event_id": event_id,
-            "type": type_,
-            "status": InboxStatus.RECEIVED,
-            "object_id": object_id,
-            "api_version": api_version,
-            "livemode": livemode,
-            "attempts": 0,
-            "payload": payload,
-            "created_at_ms": created_at_ms,
-            "received_at_ms": received_at_ms,
-        }
+    lambda *values: InboxEvent.insert(
+        {**dict(zip(_COLUMNS, values, strict=True)), InboxEvent.attempts: 1}
     ).on_conflict_ignore()
+)
+_CORRECT: Final = Prepared(
+    lambda event_id, status, detail: InboxEvent.update(status=status, detail=detail).where(
+        InboxEvent.event_id == event_id
+    )
 )
 _FINISH: Final = Prepared(
     lambda event_id, status, detail, account_id: InboxEvent.update(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -162,7 +162,7 @@ def payments_by_id(database: peewee.Database, payment_ids: Iterable[int | None])
     if not wanted:
         return {}
     rows = _payments(Payment.id.in_(wanted)).dicts().execute(database)
-    return {view.id: view for view in map(_payment_view, rows)}
+    return {view.id: view for view in map(payment_view, rows)}
 
 
 def payment_of_session(database: peewee.Database, session_id: str) -> PaymentView | None:
@@ -185,7 +185,7 @@ def payments_page(
     if before_id is not None:
         conditions.append(Payment.id < before_id)
     query = _payments(*conditions).order_by(Payment.id.desc()).limit(limit)
-    return [_payment_view(row) for row in query.dicts().execute(database)]
+    return [payment_view(row) for row in query.dicts().execute(database)]
 
 
 def refunds_of(database: peewee.Database, payment_id: int) -> list[RefundView]:
@@ -307,7 +307,7 @@ _EVENT_BY_ID: Final = Prepared(
 
 
 def _one_payment(rows: list[dict[str, Any]]) -> PaymentView | None:
-    return _payment_view(rows[0]) if rows else None
+    return payment_view(rows[0]) if rows else None
 
 
 def _one_refund(database: peewee.Database, condition: Any) -> RefundView | None:
@@ -315,8 +315,9 @@ def _one_refund(database: peewee.Database, condition: Any) -> RefundView | None:
     return _refund_view(rows[0]) if rows else None
 
 
-def _payment_view(row: dict[str, Any]) -> PaymentView:
-    values = dict(row)
+def payment_view(row: Mapping[str, Any], **more: Any) -> PaymentView:
+    """Return a payment from its row by column; ``external_id`` is the account's, or comes beside it."""
+    values = {**row, **more}
     del values["idempotency_key"]
     values["session_id"] = values.pop("stripe_session_id")
     values["status"] = PaymentStatus(values["status"])

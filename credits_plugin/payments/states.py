@@ -66,9 +66,8 @@ LIVE_REFUNDS: Final = MONEY_BACK | {RefundStatus.REQUESTED}
 
 
 class InboxStatus(StrEnum):
-    """What became of an incoming event. ``received`` never outlives the transaction that writes it."""
+    """What became of an incoming event."""
 
-    RECEIVED = "received"
     PROCESSED = "processed"
     IGNORED = "ignored"
     QUARANTINED = "quarantined"

@@ -166,7 +166,7 @@ async def test_a_pull_of_what_was_never_delivered(world):
 
     while await live(world.database_url, world.till.shop, act, dies_at=(step := step + 1)):
         assert step < MOST_DEATHS
-    assert step > 20
+    assert step > 15
     assert await world.till.amounts("torn") == [1_000 * MICRO]
     assert len(await world.charges()) == 1
     assert audit(world.database).findings == []
@@ -182,7 +182,7 @@ async def test_a_landing_page(world):
 
         return act
 
-    assert await same_books(world, story) > 20
+    assert await same_books(world, story) > 15
     assert await world.till.amounts("torn") == [1_000 * MICRO]
 
 

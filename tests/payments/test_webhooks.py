@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,17 @@ async def test_a_paid_session_adds_its_credits_and_says_so(till, caplog):
     line = f"Successfully added 1000 credits to user anna from Stripe payment {bought.intent_id}"
     assert line in caplog.messages
     assert "anna@example.com" not in caplog.text
+
+
+async def test_an_event_that_tells_all_is_granted_without_a_read_or_a_call_before(till, shop_through):
+    class Unreachable(StripeGateway):
+        async def payment_intent(self, payment_intent_id):
+            raise AssertionError(payment_intent_id)
+
+    bought = await till.buy()
+    blind = till.with_shop(replace(shop_through(Unreachable), reads=None))
+    assert (await blind.complete(bought)).status is InboxStatus.PROCESSED
+    assert await till.balance() == 1_000 * MICRO
 
 
 async def test_the_payment_its_grant_and_its_lot_are_tied(till):
@@ -326,6 +338,16 @@ async def test_a_session_that_names_anothers_payment_does_not_adopt_it(till, mak
     assert receipt.status is InboxStatus.QUARANTINED
     assert await till.balance("mallory") == 0
     assert await till.balance("anna") == 0
+
+
+async def test_a_session_that_names_another_payment_of_its_buyer_grants_its_own(till, make_event):
+    first, second = await till.buy(), await till.buy()
+    session = await till.session(second.session_id)
+    named = session | {"metadata": session["metadata"] | {"payment_id": str(first.payment_id)}}
+    receipt = await till.deliver(make_event(COMPLETED, named))
+    assert receipt.status is InboxStatus.PROCESSED
+    other, ours = await till.payment(first.payment_id), await till.payment(second.payment_id)
+    assert (other.is_granted, other.detail, ours.is_granted) == (False, None, True)
 
 
 async def test_a_failed_handling_leaves_its_reason_and_the_redelivery_succeeds(till, shop_through, make_event):
