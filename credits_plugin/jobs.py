@@ -36,6 +36,9 @@ _PAGE: Final = 500
 TOMBSTONE_DAYS: Final = 2
 """How long an ended hold is remembered, so that a late settle or a retried request id still finds it."""
 _DAY_MS: Final = 86_400_000
+_LATE_MS: Final = 600_000
+"""How much older than its commit, by its host's clock, a hold's id may be for the next sweep to find it."""
+_LOOK_BACK_MS: Final = 3_600_000
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class Jobs:
     hooks: Callable[[], HookCaller | None]
     shop: Shop | None = None
     _oldest_open: int = field(default=0, init=False)
+    _looks_back_at_ms: int = field(default=0, init=False)
 
     async def run(self) -> None:
         """Repeat all jobs at their intervals. A job that fails is logged and tried again next time."""
@@ -76,19 +80,32 @@ class Jobs:
             await asyncio.sleep(max(due_ms - now_ms(), 0) / 1000)
 
     async def expire_holds(self) -> int:
-        """End open holds whose time is over; returns how many."""
-        now, ended, after = now_ms(), 0, self._oldest_open
+        """End open holds whose time is over; returns how many.
+
+        Begins at the lowest hold that the last sweep left open, or ``_LATE_MS`` ago, for tombstones are kept for days;
+        once an hour at the first of all, for hosts whose clocks are further behind.
+        """
+        now, ended = now_ms(), 0
+        looks_back = self._looks_back_at_ms <= now
+        after, oldest_open = 0 if looks_back else self._oldest_open, first_id_at(now - _LATE_MS)
         while True:
             rows = await self.reads.run(partial(_open_holds, after=after, before_ms=now))
             for identifier, account_id, expires_at_ms, version, input_tokens in rows:
+                has_ended = False
                 if expires_at_ms <= now:
                     charge, usage = await self._unknown_usage(version, input_tokens)
                     command = ExpireHold(account_id, identifier, now, charge, usage)
-                    ended += (await self.writer.execute(command)).changed
+                    has_ended = (await self.writer.execute(command)).changed
+                    ended += has_ended
+                # A dispute's hold stands for weeks: it must not hold every sweep's beginning back.
+                if not has_ended and expires_at_ms < OPEN_ENDED_MS:
+                    oldest_open = min(oldest_open, identifier)
             if len(rows) < _PAGE:
                 break
             after = rows[-1][0] + 1
-        self._oldest_open = await self.reads.run(_oldest_open_hold)
+        self._oldest_open = oldest_open
+        if looks_back:
+            self._looks_back_at_ms = now + _LOOK_BACK_MS
         return ended
 
     async def expire_lots(self) -> int:
@@ -160,16 +177,6 @@ def _open_holds(database: peewee.Database, *, after: int, before_ms: int) -> lis
         .limit(_PAGE)
     )
     return list(query.tuples().execute(database))
-
-
-def _oldest_open_hold(database: peewee.Database) -> int:
-    """Return the lowest id of an open hold, so that the next sweep need not walk over ended ones again.
-
-    Open-ended ones are left out: a dispute's, which stands for weeks, would hold back every sweep's beginning.
-    """
-    may_end = (Hold.state == HoldStatus.PLACED) & (Hold.expires_at_ms < OPEN_ENDED_MS)
-    rows = Hold.select(Hold.id).where(may_end).order_by(Hold.id).limit(1)
-    return next((row[0] for row in rows.tuples().execute(database)), 0)
 
 
 def _accounts_due(database: peewee.Database, *, at_ms: int) -> list[int]:

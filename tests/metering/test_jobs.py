@@ -22,8 +22,8 @@ from credits_plugin import (
 from credits_plugin.bootstrap import Credits, build
 from credits_plugin.jobs import TOMBSTONE_DAYS, Jobs
 from credits_plugin.ledger.audit import audit
-from credits_plugin.ledger.entries import Code, LotTerms, PostTransfer
-from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
+from credits_plugin.ledger.entries import Code, LotTerms, PlaceHold, PostTransfer
+from credits_plugin.ledger.ids import IdMaker, account_key, first_id_at, now_ms
 from credits_plugin.plugin import CreditsPlugin
 from credits_plugin.settings import UnknownUsageRule
 
@@ -62,6 +62,17 @@ async def test_the_sweep_finds_old_holds_behind_ended_ones(service: Credits):
     await asyncio.sleep(1.05)
     assert await jobs.expire_holds() == 1
     assert await jobs.expire_holds() == 0
+
+
+async def test_the_sweep_looks_back_for_the_hold_of_a_host_whose_clock_is_behind(service: Credits):
+    await give(service, "anna", 1_000)
+    jobs, now = jobs_of(service), now_ms()
+    assert await jobs.expire_holds() == 0
+    late = PlaceHold(account_key("anna"), "anna", first_id_at(now - 7_200_000), 10, now - 7_200_000, now - 1, 0, 0)
+    await service.writer.execute(late)
+    assert await jobs.expire_holds() == 0
+    jobs._looks_back_at_ms = now
+    assert await jobs.expire_holds() == 1
 
 
 async def test_credits_expire_without_a_request(service: Credits):
