@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from uuid import uuid4
+
+import psycopg
 import pytest
 
 from credits_plugin import Usage
-from credits_plugin.database import Database
+from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.ledger import keysets, queries
 from credits_plugin.ledger.entries import Code, LotTerms, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key
@@ -263,10 +267,28 @@ def test_a_search_reads_its_indexes_in_their_order_whatever_the_planner_believes
         assert "account_search_id" in explained
         assert "account_search_email" in explained
         assert "account_external_id" not in explained
+        assert re.search(r"Index Cond: .*external_id ~>=~ .*external_id ~<~ ", explained)
+        assert re.search(r"Index Cond: .*lower\(email\) ~>=~ .*lower\(email\) ~<~ ", explained)
     else:
         explained = plan(database, sql, parameters)
         assert "USING INDEX account_external_id (external_id>? AND external_id<?)" in explained
         assert "USING INDEX account_search_email" in explained
+
+
+def test_a_search_works_in_a_database_whose_bytes_have_another_order(postgresql_url: str):
+    """Beyond its last letter, ÿ, LATIN1 has no bound to name."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgresql_url, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        base, _, query = postgresql_url.partition("?")
+        latin = open_database(f"{base.rpartition('/')[0]}/{name}?{query}")
+        migrate(latin)
+        row = {"external_id": "zoÿa", "id": account_key("zoÿa"), "created_at_ms": NOW}
+        with latin.primary.connection_context():
+            Account.insert(row).execute(latin.primary)
+        with latin.reader.connection_context():
+            assert [one.external_id for one in queries.accounts_page(latin.reader, prefix="zoÿ")] == ["zoÿa"]
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_search_finds_the_first_mail_addresses_of_its_prefix_on_every_page(
