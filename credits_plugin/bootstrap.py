@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 
 from hookspecs import AIRequest, Estimate, Hold, HookCaller, Outcome, Refusal
 
+from .budgets import Budgets
 from .database import Database, Reads, open_database, prepare_schema
 from .gateways.stripe_api import StripeGateway
 from .jobs import Jobs
+from .ledger.budget_queries import BudgetView
 from .ledger.entries import Settled
 from .ledger.ids import IdMaker
 from .ledger.writer import LedgerWriter
 from .metering import Call, MeteredCall, Metering, PriceVersions, SyncCredits
+from .money import credits_to_microcredits
 from .payments.packages import parse_packages
 from .payments.shop import Shop
 from .pricing.price_book import PriceBook
@@ -39,6 +42,7 @@ class Credits:
     hooks: HookCaller | None = None
     metering: Metering = field(init=False)
     sync: SyncCredits = field(init=False)
+    budgets: Budgets = field(init=False)
     _jobs: asyncio.Task[None] | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
 
@@ -47,6 +51,7 @@ class Credits:
             self.settings, self.writer, self.reads, self.price_book, self.new_id, self.versions, self._ask_host
         )
         self.sync = SyncCredits(self.metering)
+        self.budgets = Budgets(self.writer, self.reads, self.new_id)
 
     async def estimate(self, request: AIRequest) -> Estimate:
         """Return an upper bound of what a request can cost; see :meth:`Metering.estimate`."""
@@ -67,6 +72,22 @@ class Credits:
         that do not carry its context. ``credits.sync.metered`` is the same for worker threads.
         """
         return MeteredCall(request, self.metering, within=within)
+
+    async def start_run(self, account_id: str, run_id: str, budget_credits: int | None = None) -> BudgetView:
+        """Give an agent run its budget before its first request; see :meth:`Budgets.start_run`."""
+        return await self.budgets.start_run(account_id, run_id, budget_credits)
+
+    async def run_report(self, account_id: str, run_id: str) -> BudgetView:
+        """Return what a run has spent and may still spend; see :meth:`Budgets.run_report`."""
+        return await self.budgets.run_report(account_id, run_id)
+
+    async def pause_run(self, account_id: str, run_id: str) -> BudgetView:
+        """Refuse a run's further requests; see :meth:`Budgets.pause_run`."""
+        return await self.budgets.pause_run(account_id, run_id)
+
+    async def resume_run(self, account_id: str, run_id: str, add_credits: int = 0) -> BudgetView:
+        """Let a paused run go on, with more to spend; see :meth:`Budgets.resume_run`."""
+        return await self.budgets.resume_run(account_id, run_id, add_credits)
 
     async def start(self) -> None:
         """Run the background jobs in this event loop and load the price data off it."""
@@ -128,8 +149,9 @@ def build(settings: Settings) -> Credits:
 
 def _open_writer(database: Database, settings: Settings, new_id: IdMaker) -> LedgerWriter:
     """Return this host's writer; with a secret that hosts share, one that sends an account's commands to its home."""
+    run_budget = credits_to_microcredits(settings.run_budget_credits)
     if not settings.hosts_secret:
-        return LedgerWriter(database, new_id=new_id, queue_limit=settings.queue_limit)
+        return LedgerWriter(database, new_id=new_id, queue_limit=settings.queue_limit, run_budget=run_budget)
     from .distributed.router import RoutedWriter  # noqa: PLC0415 - for several hosts alone
 
     host, _, port = settings.hosts_listen.rpartition(":")
@@ -140,4 +162,5 @@ def _open_writer(database: Database, settings: Settings, new_id: IdMaker) -> Led
         host=host,
         port=int(port),
         queue_limit=settings.queue_limit,
+        run_budget=run_budget,
     )

@@ -18,6 +18,8 @@ from hookspecs import HookCaller, Usage
 
 from .database import Reads
 from .errors import CreditsError
+from .ledger.budget_entries import BudgetKind, BudgetPeriod, RemoveBudget
+from .ledger.budget_queries import idle_runs
 from .ledger.entries import OPEN_ENDED_MS, ExpireHold, ExpireLots, HoldStatus
 from .ledger.ids import IdMaker, first_id_at, now_ms
 from .ledger.work import Transaction
@@ -35,7 +37,8 @@ logger = logging.getLogger(__name__)
 _PAGE: Final = 500
 TOMBSTONE_DAYS: Final = 2
 """How long an ended hold is remembered, so that a late settle or a retried request id still finds it."""
-_DAY_MS: Final = 86_400_000
+_HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * _HOUR_MS
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class Jobs:
     hooks: Callable[[], HookCaller | None]
     shop: Shop | None = None
     _oldest_open: int = field(default=0, init=False)
+    _runs_next_purged_ms: int = field(default=0, init=False)
 
     async def run(self) -> None:
         """Repeat all jobs at their intervals. A job that fails is logged and tried again next time."""
@@ -60,7 +64,7 @@ class Jobs:
 
     async def _sweep(self) -> None:
         while True:
-            for job in (self.expire_holds, self.expire_lots, self.purge_holds, self.deliver_events):
+            for job in (self.expire_holds, self.expire_lots, self.purge_holds, self.purge_runs, self.deliver_events):
                 await _guarded(job)
             await asyncio.sleep(self.settings.sweep_interval_s)
 
@@ -106,6 +110,26 @@ class Jobs:
         if old:
             await self.writer.work((), lambda tx: _delete_holds(tx, old))
         return len(old)
+
+    async def purge_runs(self) -> int:
+        """Forget runs that hold nothing and were not used for ``run_report_days``; looks once an hour.
+
+        Returns how many were forgotten.
+        """
+        now = now_ms()
+        if now < self._runs_next_purged_ms:
+            return 0
+        unused_since_ms = now - self.settings.run_report_days * _DAY_MS
+        idle = partial(idle_runs, unused_since_ms=unused_since_ms, limit=_PAGE)
+        forgotten = 0
+        while found := await self.reads.run(idle):
+            for account_id, run_id in found:
+                command = RemoveBudget(account_id, BudgetKind.RUN, run_id, BudgetPeriod.NONE, unused_since_ms)
+                forgotten += (await self.writer.execute(command)).changed
+            if len(found) < _PAGE:
+                break
+        self._runs_next_purged_ms = now + _HOUR_MS
+        return forgotten
 
     async def deliver_events(self) -> int:
         """Tell the host's plugins what was committed; returns how many events were delivered."""

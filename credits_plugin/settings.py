@@ -57,6 +57,8 @@ class Settings:
     low_balance_credits: int = 100
     promotion_codes: bool = False
     automatic_tax: bool = False
+    run_budget_credits: int = 0
+    run_report_days: int = 30
     hosts_secret: str = field(default="", repr=False)
     hosts_listen: str = "127.0.0.1:0"
 
@@ -136,6 +138,8 @@ _BOUNDS: Final = (
     ("reconcile_interval_s", 0, 86_400),
     ("queue_limit", 16, 10_000_000),
     ("low_balance_credits", 0, 10**12),
+    ("run_budget_credits", 0, 10**12),
+    ("run_report_days", 1, 10_000),
 )
 
 _ENVIRONMENT: Final = {
@@ -155,6 +159,8 @@ _ENVIRONMENT: Final = {
     "CREDITS_RECONCILE_INTERVAL_S": "reconcile_interval_s",
     "CREDITS_QUEUE_LIMIT": "queue_limit",
     "CREDITS_LOW_BALANCE_CREDITS": "low_balance_credits",
+    "CREDITS_RUN_BUDGET_CREDITS": "run_budget_credits",
+    "CREDITS_RUN_REPORT_DAYS": "run_report_days",
     "CREDITS_PROMOTION_CODES": "promotion_codes",
     "CREDITS_AUTOMATIC_TAX": "automatic_tax",
     "CREDITS_HOSTS_SECRET": "hosts_secret",
