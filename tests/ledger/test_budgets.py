@@ -49,8 +49,10 @@ def hold(amount: int, *, at_ms: int = NOON, ttl_ms: int = 3 * DAY, **rest) -> Pl
     return PlaceHold(KEY, ANNA, new_id(), amount, at_ms, at_ms + ttl_ms, 1, 100, **rest)
 
 
-def extend(hold_id: int, amount: int, *, at_ms: int = NOON, least: int | None = None) -> ExtendHold:
-    return ExtendHold(KEY, hold_id, amount, at_ms, at_ms, least)
+def extend(
+    hold_id: int, amount: int, *, at_ms: int = NOON, until_ms: int = NOON, least: int | None = None
+) -> ExtendHold:
+    return ExtendHold(KEY, hold_id, amount, at_ms, until_ms, least)
 
 
 def settle(hold_id: int, amount: int, *, at_ms: int = NOON) -> SettleHold:
@@ -326,7 +328,8 @@ async def test_a_hold_that_is_raised_after_midnight_is_the_new_days(rich: Ledger
     tomorrow = NOON + DAY
     first, second = [await placed(rich, hold(300)) for _ in range(2)]
     await rich.execute(hold(500, at_ms=tomorrow))
-    assert (await rich.execute(extend(first, 300, at_ms=tomorrow))).amount == 300  # asks for no more
+    longer = await rich.execute(extend(first, 300, at_ms=tomorrow, until_ms=NOON + 9 * DAY))
+    assert longer[1:3] == (300, NOON + 9 * DAY), "later, but no more: still yesterday's"
     assert facts(database) == {"account day": (0, 500)}
     assert (await rich.execute(extend(first, 400, at_ms=tomorrow))).amount == 400
     assert facts(database) == {"account day": (0, 900)}
