@@ -61,6 +61,10 @@ class Credits:
         """Place a hold, or say why not; see :meth:`Metering.admit`."""
         return await self.metering.admit(request)
 
+    async def extend(self, hold: Hold, *, output_tokens: int) -> Hold:
+        """Raise the hold of a long stream, for hosts that use the hooks; see :meth:`Metering.extend`."""
+        return await self.metering.extend(hold, output_tokens=output_tokens)
+
     async def settle(self, hold: Hold, outcome: Outcome) -> Settled | None:
         """End a hold by the documented rule; see :meth:`Metering.settle`."""
         return await self.metering.settle(hold, outcome)
@@ -94,7 +98,8 @@ class Credits:
         if self._jobs is None:
             await asyncio.to_thread(self.price_book.warm_up)
             hooks = lambda: self.hooks  # noqa: E731 - the caller comes when the host is ready
-            jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, hooks, self.shop)
+            seen = self.metering.observations
+            jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, hooks, self.shop, seen)
             self._jobs = asyncio.create_task(jobs.run(), name="credits-jobs")
 
     async def close(self) -> None:

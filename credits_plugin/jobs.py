@@ -25,6 +25,8 @@ from .ledger.ids import IdMaker, first_id_at, now_ms
 from .ledger.work import Transaction
 from .ledger.writer import LedgerWriter
 from .metering import PriceVersions
+from .metering.observation_rows import MOST_ROWS, load, store
+from .metering.observations import Observations
 from .models import Account, Hold
 from .notify.outbox import due_events, mark_delivered, mark_failed
 from .payments.reconcile import reconcile
@@ -35,6 +37,8 @@ from .settings import Settings, UnknownUsageRule
 logger = logging.getLogger(__name__)
 
 _PAGE: Final = 500
+EXCHANGE_S: Final = 30
+"""How often hosts exchange what they have observed; a host that dies forgets as much."""
 TOMBSTONE_DAYS: Final = 2
 """How long an ended hold is remembered, so that a late settle or a retried request id still finds it."""
 _HOUR_MS: Final = 3_600_000
@@ -52,8 +56,10 @@ class Jobs:
     versions: PriceVersions
     hooks: Callable[[], HookCaller | None]
     shop: Shop | None = None
+    observations: Observations = field(default_factory=Observations)
     _oldest_open: int = field(default=0, init=False)
     _runs_next_purged_ms: int = field(default=0, init=False)
+    _exchanged_at_ms: int = field(default=0, init=False)
 
     async def run(self) -> None:
         """Repeat all jobs at their intervals. A job that fails is logged and tried again next time."""
@@ -65,6 +71,13 @@ class Jobs:
     async def _sweep(self) -> None:
         while True:
             for job in (self.expire_holds, self.expire_lots, self.purge_holds, self.purge_runs, self.deliver_events):
+            for job in (
+                self.expire_holds,
+                self.expire_lots,
+                self.purge_holds,
+                self.deliver_events,
+                self.exchange_when_due,
+            ):
                 await _guarded(job)
             await asyncio.sleep(self.settings.sweep_interval_s)
 
@@ -148,6 +161,29 @@ class Jobs:
                 await self.writer.work((), partial(mark_delivered, event_id=pending.event.event_id))
                 delivered += 1
         return delivered
+
+    async def exchange_when_due(self) -> int:
+        """Exchange observations once in ``EXCHANGE_S``, and at the start; returns how many buckets were stored."""
+        if now_ms() < self._exchanged_at_ms + EXCHANGE_S * 1_000:
+            return 0
+        self._exchanged_at_ms = now_ms()
+        return await self.exchange_observations()
+
+    async def exchange_observations(self) -> int:
+        """Store what this host has seen of answers and holds, and learn what all have; returns how many buckets."""
+        stored = 0
+        while fresh := self.observations.take_fresh(MOST_ROWS):
+            try:
+                await self.writer.work((), partial(store, seen=fresh))
+            except CreditsError:
+                self.observations.give_back(fresh)
+                raise
+            stored += len(fresh)
+        wanted = self.observations.wanted_accounts()
+        for page in range(0, max(len(wanted), 1), MOST_ROWS):
+            accounts = wanted[page : page + MOST_ROWS]
+            self.observations.learn(await self.reads.run(partial(load, account_ids=accounts)))
+        return stored
 
     async def reconcile(self) -> int:
         """Compare our books with what is new at Stripe and mend what is safe; returns how many differences are left."""

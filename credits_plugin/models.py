@@ -10,7 +10,7 @@ The models are bound to no database, so that one process can serve several: ever
 
 from __future__ import annotations
 
-from peewee import SQL, BigAutoField, BigIntegerField, BlobField, Check, IntegerField, Model, TextField
+from peewee import SQL, BigAutoField, BigIntegerField, BlobField, Check, CompositeKey, IntegerField, Model, TextField
 
 SPARSE_INDEX_STEP = 32
 """Every how many rows of an account's chain the index transfer_chain has an entry (seq & 31 = 0); ARCHITECTURE.md."""
@@ -318,6 +318,23 @@ class OutboxMessage(BaseModel):
         indexes = (SQL("CREATE INDEX outbox_message_due ON outbox_message (next_attempt_at_ms)"),)
 
 
+class Observation(BaseModel):
+    """One bucket of a histogram over calls and their holds; ``account_id`` 0 is all accounts. No balance needs it."""
+
+    account_id = BigIntegerField()
+    kind = IntegerField()
+    model = TextField()
+    bucket = IntegerField()
+    count = BigIntegerField(constraints=[Check("count >= 0")])
+    updated_at_ms = BigIntegerField()
+
+    class Meta:
+        """Peewee options."""
+
+        primary_key = CompositeKey("account_id", "kind", "model", "bucket")
+        indexes = (SQL("CREATE INDEX observation_updated ON observation (updated_at_ms)"),)
+
+
 class AdminAction(BaseModel):
     """What an operator did: who, what, to which subject, why, and the values before and after."""
 
@@ -347,4 +364,5 @@ MODELS = (
     StripeCursor,
     OutboxMessage,
     AdminAction,
+    Observation,
 )

@@ -13,6 +13,7 @@ from .gate import Metering
 from .layers import Layer, under_way
 from .outcomes import is_measured
 from .refusals import RequestRefused
+from .stretch import Need, Stretch
 
 
 class Call:
@@ -43,8 +44,7 @@ class Call:
 
     def add_streamed_text(self, text: str) -> None:
         """Add a piece of text that the provider has delivered, for a stream that does not extend its hold."""
-        if text:
-            self.layer.pieces.append(text)
+        self.layer.text.add(text)
 
     def not_sent(self) -> None:
         """Say that the last attempt never reached the provider, so that it costs nothing."""
@@ -87,12 +87,23 @@ class MeteredCall(Call):
     """
 
     async def deliver(self, text: str) -> bool:
-        """Count a piece of streamed text; returns whether credits are left for more.
+        """Count a piece of streamed text, and extend the hold in time; returns whether credits are left for more.
 
-        The piece itself is charged and may be sent on; after False, end the stream.
+        The piece itself is counted and may be sent on; after False, end the stream. Waits only where the hold does not
+        cover what was streamed.
         """
-        self.add_streamed_text(text)
-        return True
+        self.layer.text.add(text)
+        root = self.layer.root
+        if root.stretch is None:
+            root.stretch = await Stretch.of(root, self._metering)
+        match root.stretch.need(self.layer.text):
+            case Need.NOTHING:
+                return True
+            case Need.SOON:
+                root.stretch.go_ahead(self.layer.text)
+                return True
+            case Need.NOW:
+                return await root.stretch.reach(self.layer.text)
 
     async def __aenter__(self) -> Self:
         if not self._joins():

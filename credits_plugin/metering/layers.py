@@ -21,6 +21,8 @@ from hookspecs import AIRequest, Hold, Outcome, OutcomeStatus, Usage
 
 from ..errors import CreditsError
 from ..pricing.price import Price
+from .streamed import StreamedText
+from .stretch import Stretch
 
 PriceOf = Callable[[AIRequest], Price]
 
@@ -38,7 +40,8 @@ class Layer:
     price_of: PriceOf
     hold: Hold | None = None
     usage: Usage | None = None
-    pieces: list[str] = field(default_factory=list)
+    text: StreamedText = field(default_factory=StreamedText)
+    stretch: Stretch | None = None
     is_unsent: bool = False
     client_is_gone: bool = False
     status: OutcomeStatus | None = None
@@ -62,7 +65,7 @@ class Layer:
         """Whether an answer began to arrive here or in a layer that joined, or such a layer has ended well."""
         layers = list(self.inwards())
         ended_well = layers[-1].outer is not None and layers[-1].status is OutcomeStatus.COMPLETED
-        return ended_well or any(layer.usage or layer.pieces for layer in layers)
+        return ended_well or any(layer.usage or layer.text for layer in layers)
 
     @property
     def is_over(self) -> bool:
@@ -125,7 +128,7 @@ class Layer:
         """Return what the layers together know, as seen by the one that settles."""
         layers = list(self.root.inwards())
         usage = next((layer.usage for layer in reversed(layers) if layer.usage), None)
-        text = max(("".join(layer.pieces) for layer in layers), key=len)
+        text = max((str(layer.text) for layer in layers), key=len)
         assert self.status is not None, "the call is still open"  # noqa: S101 - misuse, not input
         return Outcome(self.status, usage, text, self.error)
 

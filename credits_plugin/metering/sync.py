@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -16,6 +17,7 @@ from ..ledger.entries import Settled
 from .calls import Call
 from .gate import Metering
 from .refusals import refusal_of
+from .stretch import Need, Stretch
 
 T = TypeVar("T")
 
@@ -79,6 +81,14 @@ class SyncCredits:
             future.cancel()  # Ctrl-C while waiting: what is undecided is undone, as for a cancelled task
             raise
 
+    def begin(self, work: Callable[[], None]) -> None:
+        """Run a plain function in the event loop, without waiting for it.
+
+        Raises:
+            Overloaded: the service is closed.
+        """
+        self._started_loop().call_soon_threadsafe(work)
+
     def close(self) -> None:
         """End the thread; what still waits there is cancelled, and its callers hear of it."""
         with self._lock:
@@ -123,8 +133,18 @@ class SyncMeteredCall(Call):
 
     def deliver(self, text: str) -> bool:
         """Count a piece of streamed text; returns whether credits are left for more, as :meth:`MeteredCall.deliver`."""
-        self.add_streamed_text(text)
-        return True
+        self.layer.text.add(text)
+        root = self.layer.root
+        if root.stretch is None:
+            root.stretch = self._credits.run(Stretch.of(root, self._metering))
+        match root.stretch.need(self.layer.text):
+            case Need.NOTHING:
+                return True
+            case Need.SOON:
+                self._credits.begin(partial(root.stretch.go_ahead, self.layer.text))
+                return True
+            case Need.NOW:
+                return self._credits.run(root.stretch.reach(self.layer.text))
 
     def __enter__(self) -> Self:
         if not self._joins():

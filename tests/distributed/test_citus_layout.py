@@ -94,6 +94,8 @@ def test_citus_would_refuse_each_table_with_the_keys_that_one_server_has(fresh_p
             distribute = distribute.replace("'id'", "'created_at_ms'")
         if table == "archive_anchor":  # the account is its whole key already
             distribute = distribute.replace("'account_id'", "'transfer_id'")
+        if table == "observation":  # its key begins with the account already
+            distribute = distribute.replace("'account_id'", "'updated_at_ms'")
         with pytest.raises(peewee.PeeweeException, match="cannot create constraint"):
             database.primary.execute_sql(distribute.replace("=> 'account'", "=> 'none'"))
 
