@@ -38,7 +38,7 @@ def store(tx: Transaction, seen: Sequence[Seen]) -> None:
             conflict_target=[*_KEY, Observation.bucket], update=added
         )
         query.execute(tx.database)
-        _halve_full(tx.database, {Key(*one[:3]) for one in seen if one.kind == Kind.OUTPUT})
+        _halve_full(tx.database, {one[:3] for one in seen if one.kind == Kind.OUTPUT})
     old = (Observation.updated_at_ms < tx.at_ms - _KEPT_DAYS * _DAY_MS) & (Observation.account_id != ALL_ACCOUNTS)
     Observation.delete().where(old).execute(tx.database)
 
@@ -53,7 +53,7 @@ def load(database: peewee.Database, account_ids: Iterable[int]) -> list[Seen]:
 def _halve_full(database: peewee.Database, keys: Iterable[Key]) -> None:
     for key in sorted(keys):
         whole = _rows_of(key)
-        most = _MOST_OF_ALL if key.account_id == ALL_ACCOUNTS else _MOST_OF_AN_ACCOUNT
+        most = _MOST_OF_ALL if key[0] == ALL_ACCOUNTS else _MOST_OF_AN_ACCOUNT
         total = Observation.select(fn.SUM(Observation.count)).where(whole).tuples().execute(database)[0][0]
         if total > most:
             Observation.update({Observation.count: Observation.count / 2}).where(whole).execute(database)
@@ -62,4 +62,4 @@ def _halve_full(database: peewee.Database, keys: Iterable[Key]) -> None:
 
 def _rows_of(key: Key) -> peewee.Expression:
     account_id, kind, model = key
-    return (Observation.account_id == account_id) & (Observation.kind == int(kind)) & (Observation.model == model)
+    return (Observation.account_id == account_id) & (Observation.kind == kind) & (Observation.model == model)

@@ -7,9 +7,11 @@ it: the job brings back what is asked for.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
-from typing import Final, NamedTuple
+from itertools import islice
+from typing import Final, NamedTuple, TypeAlias
 
 ALL_ACCOUNTS: Final = 0
 PERCENT_STEP: Final = 5
@@ -45,12 +47,9 @@ class Event(IntEnum):
     """The answer had tokens that no stream shows."""
 
 
-class Key(NamedTuple):
-    """Whose histogram it is; ``account_id`` is ``ALL_ACCOUNTS`` for that of all."""
-
-    account_id: int
-    kind: int
-    model: str
+Key: TypeAlias = tuple[int, int, str]
+"""Whose histogram it is: account or ``ALL_ACCOUNTS``, kind, model."""
+Histogram: TypeAlias = dict[int, int]
 
 
 class Seen(NamedTuple):
@@ -64,32 +63,32 @@ class Seen(NamedTuple):
 
 
 class Observations:
-    """The histograms of one process. Safe between threads; what two hosts have seen is added up in the database."""
+    """The histograms of one process. Safe between threads; what several hosts have seen is added up in the database."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: dict[Key, dict[int, int]] = {}
-        self._fresh: dict[tuple[int, int, str, int], int] = {}
+        self._stored: dict[Key, Histogram] = {}
+        self._fresh: dict[Key, Histogram] = {}
         self._wanted: set[int] = set()
         self._likely: dict[tuple[int, str, int], tuple[int, int | None]] = {}
 
     def note_event(self, model: str, event: Event) -> None:
         """Count an event of a model."""
         with self._lock:
-            self._add(ALL_ACCOUNTS, Kind.EVENT, model, event)
+            self._add((ALL_ACCOUNTS, _EVENT, model), int(event))
 
     def note_settled(self, account_id: int, model: str, *, held: int, cost: int, output: int, hidden: int) -> None:
         """Count a measured call: its completion tokens, shown and ``hidden``, and its cost beside its hold."""
         bucket = bucket_of(output + hidden)
         percent = min(cost * 100 // held if held else 0, _MOST_PERCENT)
         with self._lock:
-            self._add(account_id, Kind.OUTPUT, model, bucket)
-            self._add(ALL_ACCOUNTS, Kind.OUTPUT, model, bucket)
-            self._add(ALL_ACCOUNTS, Kind.CHARGED, model, percent // PERCENT_STEP)
+            self._add((account_id, _OUTPUT, model), bucket)
+            self._add((ALL_ACCOUNTS, _OUTPUT, model), bucket)
+            self._add((ALL_ACCOUNTS, _CHARGED, model), percent // PERCENT_STEP)
             if hidden:
-                self._add(ALL_ACCOUNTS, Kind.EVENT, model, Event.HIDDEN)
+                self._add((ALL_ACCOUNTS, _EVENT, model), int(Event.HIDDEN))
             if cost > held:
-                self._add(ALL_ACCOUNTS, Kind.EVENT, model, Event.OVERRUN)
+                self._add((ALL_ACCOUNTS, _EVENT, model), int(Event.OVERRUN))
 
     def likely_output_tokens(self, account_id: int, model: str, *, percentile: int) -> int | None:
         """Return how long an answer is at most in ``percentile`` of 100 cases, by the account's own calls or all.
@@ -98,27 +97,26 @@ class Observations:
         stream cannot extend its hold in time, so twice the longest answer seen is returned.
         """
         with self._lock:
-            self._want(account_id)
+            if len(self._wanted) < _MOST_REMEMBERED:
+                self._wanted.add(account_id)
             for owner, enough in ((account_id, _ENOUGH_OF_AN_ACCOUNT), (ALL_ACCOUNTS, _ENOUGH_OF_ALL)):
-                counts = self._seen.get(Key(owner, Kind.OUTPUT, model), {})
-                total = sum(counts.values())
+                total = self._total((owner, _OUTPUT, model))
                 if total >= enough:
-                    return self._likely_of(owner, model, percentile, counts, total)
+                    return self._likely_of(owner, model, percentile, total)
         return None
 
     def take_fresh(self, most: int) -> list[Seen]:
         """Return what was counted since it was last taken, in order of the keys; at most ``most`` buckets."""
         with self._lock:
-            taken = [Seen(*key, self._fresh[key]) for key in sorted(self._fresh)[:most]]
-            for seen in taken:
-                del self._fresh[seen[:4]]
+            fresh = (Seen(*key, *one) for key in sorted(self._fresh) for one in sorted(self._fresh[key].items()))
+            taken = list(islice(fresh, most))
+            self._move(taken, self._fresh, self._stored)
         return taken
 
     def give_back(self, taken: Iterable[Seen]) -> None:
-        """Count again what could not be stored."""
+        """Take back what could not be stored, for the next time."""
         with self._lock:
-            for seen in taken:
-                self._fresh[seen[:4]] = self._fresh.get(seen[:4], 0) + seen.times
+            self._move(taken, self._stored, self._fresh)
 
     def wanted_accounts(self) -> list[int]:
         """Return the accounts whose histograms were asked for since they were last taken."""
@@ -127,47 +125,62 @@ class Observations:
         return sorted(wanted)
 
     def learn(self, stored: Iterable[Seen]) -> None:
-        """Replace what is known by what all hosts have stored, and add what this one has not stored yet."""
-        known: dict[Key, dict[int, int]] = {}
+        """Replace what is known by what all hosts have stored."""
+        known: dict[Key, Histogram] = {}
         for seen in stored:
-            known.setdefault(Key(*seen[:3]), {})[seen.bucket] = seen.times
+            known.setdefault(seen[:3], {})[seen.bucket] = seen.times
         with self._lock:
-            self._seen.update(known)
+            self._stored.update(known)
             self._likely.clear()
-            for (account_id, kind, model, bucket), count in self._fresh.items():
-                key = Key(account_id, kind, model)
-                if key in known:
-                    known[key][bucket] = known[key].get(bucket, 0) + count
 
-    def _add(self, account_id: int, kind: int, model: str, bucket: int) -> None:
-        if len(self._seen) + len(self._fresh) > _MOST_REMEMBERED:
-            self._seen.clear()
-            self._fresh.clear()
-            self._likely.clear()
-        counts = self._seen.setdefault(Key(account_id, kind, model), {})
+    def _add(self, key: Key, bucket: int) -> None:
+        counts = self._fresh.get(key)
+        if counts is None:
+            if len(self._stored) + len(self._fresh) >= _MOST_REMEMBERED:
+                self._stored.clear()
+                self._fresh.clear()
+                self._likely.clear()
+            counts = self._fresh[key] = {}
         counts[bucket] = counts.get(bucket, 0) + 1
-        where = (account_id, int(kind), model, int(bucket))
-        self._fresh[where] = self._fresh.get(where, 0) + 1
 
-    def _want(self, account_id: int) -> None:
-        if len(self._wanted) < _MOST_REMEMBERED:
-            self._wanted.add(account_id)
+    @staticmethod
+    def _move(taken: Iterable[Seen], source: dict[Key, Histogram], target: dict[Key, Histogram]) -> None:
+        for seen in taken:
+            key, bucket = seen[:3], seen.bucket
+            counts = target.setdefault(key, {})
+            counts[bucket] = counts.get(bucket, 0) + seen.times
+            left = source.get(key, {}).get(bucket, 0) - seen.times
+            if left > 0:
+                source[key][bucket] = left
+            elif source.get(key, {}).pop(bucket, None) is not None and not source[key]:
+                del source[key]
 
-    def _likely_of(self, owner: int, model: str, percentile: int, counts: Mapping[int, int], total: int) -> int | None:
+    def _total(self, key: Key) -> int:
+        return sum(self._stored.get(key, {}).values()) + sum(self._fresh.get(key, {}).values())
+
+    def _histogram(self, key: Key) -> Counter[int]:
+        return Counter(self._stored.get(key, {})) + Counter(self._fresh.get(key, {}))
+
+    def _likely_of(self, owner: int, model: str, percentile: int, total: int) -> int | None:
         """Remembered for as long as less than a sixteenth came in addition."""
         known = self._likely.get((owner, model, percentile))
         if known is None or known[0] + known[0] // 16 < total:
-            known = self._likely[owner, model, percentile] = (total, self._compute_likely(model, percentile, counts))
+            likely = self._compute_likely(model, percentile, self._histogram((owner, _OUTPUT, model)))
+            known = self._likely[owner, model, percentile] = (total, likely)
         return known[1]
 
     def _compute_likely(self, model: str, percentile: int, counts: Mapping[int, int]) -> int | None:
-        events = self._seen.get(Key(ALL_ACCOUNTS, Kind.EVENT, model), {})
-        settled = sum(self._seen.get(Key(ALL_ACCOUNTS, Kind.CHARGED, model), {}).values())
-        if events.get(Event.OVERRUN, 0) * 100 > settled * _OVERRUNS_ALLOWED_PERCENT:
+        events = self._histogram((ALL_ACCOUNTS, _EVENT, model))
+        if events[Event.OVERRUN] * 100 > self._total((ALL_ACCOUNTS, _CHARGED, model)) * _OVERRUNS_ALLOWED_PERCENT:
             return None
-        if events.get(Event.HIDDEN):
+        if events[Event.HIDDEN]:
             return 2 * highest_in(max(counts))
         return highest_in(percentile_of(counts, percentile))
+
+
+_OUTPUT: Final = int(Kind.OUTPUT)
+_CHARGED: Final = int(Kind.CHARGED)
+_EVENT: Final = int(Kind.EVENT)
 
 
 def bucket_of(count: int) -> int:
