@@ -97,6 +97,8 @@ class LedgerWriter:
         self._is_unsynced = False
         self._wake = threading.Event()
         self._closing = False
+        self.after_work: Callable[[tuple[int, ...]], None] | None = None
+        """Told the declared accounts of each unit of work of this process after its commit, in its caller's thread."""
         self._thread = threading.Thread(target=self._run, name="credits-writer", daemon=True)
         self._store = open_store(database)
         self._checkpointer = Checkpointer(database.path) if database.path is not None else None
@@ -155,8 +157,11 @@ class LedgerWriter:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._enqueue(self._works, (Work(tuple(account_ids), run), future, loop))
-        return await future
+        work = Work(tuple(account_ids), run)
+        self._enqueue(self._works, (work, future, loop))
+        result = await future
+        self._tell(work)
+        return result
 
     def execute_sync(self, command: Command) -> Any:
         """Do as ``execute`` does, for threads without an event loop."""
@@ -167,8 +172,15 @@ class LedgerWriter:
     def work_sync(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
         """Do as ``work`` does, for threads without an event loop."""
         future: Future[T] = Future()
-        self._enqueue(self._works, (Work(tuple(account_ids), run), future, None))
-        return future.result()
+        work = Work(tuple(account_ids), run)
+        self._enqueue(self._works, (work, future, None))
+        result = future.result()
+        self._tell(work)
+        return result
+
+    def _tell(self, work: Work) -> None:
+        if self.after_work is not None and work.account_ids:
+            self.after_work(work.account_ids)
 
     def _enqueue(self, queue: deque[Item], item: Item) -> None:
         if self._closing or len(queue) >= self._queue_limit:

@@ -26,6 +26,7 @@ from .observations import Event, Observations
 from .outcomes import is_measured, usage_to_charge
 from .price_versions import PriceVersions
 from .refusals import refusal_of
+from .retry_tokens import RetryTokens
 from .sizing import amount_to_hold, cut_to, least_to_hold
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Metering:
     price_book: PriceBook
     new_id: IdMaker
     versions: PriceVersions
+    retry_tokens: RetryTokens
     override: Callable[[AIRequest], Awaitable[Estimate | None]] | None = None
     observations: Observations = field(default_factory=Observations)
 
@@ -170,11 +172,13 @@ class Metering:
         release.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     def _refuse(self, request: AIRequest, error: CreditsError) -> Refusal:
-        if isinstance(error, InsufficientCredits | AccountInDebt | BudgetExceeded):
-            self.observations.note_event(self.price_of(request).model, Event.REFUSED)
-        else:
+        url = self.settings.purchase_url
+        if not isinstance(error, InsufficientCredits | AccountInDebt | BudgetExceeded):
             logger.info("refused a request of model %.80r: %s", request.model, error.code)
-        return refusal_of(error, purchase_url=self.settings.purchase_url)
+            return refusal_of(error, purchase_url=url)
+        self.observations.note_event(self.price_of(request).model, Event.REFUSED)
+        token = self.retry_tokens.issue(request, needed=error.needed, at_ms=now_ms())
+        return refusal_of(error, purchase_url=url, retry_token=token)
 
     async def _settle(self, hold: Hold, outcome: Outcome) -> Settled | None:
         usage = usage_to_charge(hold, outcome)

@@ -37,7 +37,7 @@ class Holder(Protocol):
 
 
 class Stretch:
-    """The reach of one hold while its stream runs."""
+    """The reach of one hold while its stream runs; ``is_under_way`` while a command that nobody waits for is."""
 
     def __init__(self, holder: Holder, metering: Metering, price: Price) -> None:
         self._holder = holder
@@ -46,7 +46,7 @@ class Stretch:
         self._renew_ms = metering.settings.hold_ttl_s * 1_000 // 2
         self._covered = self._covered_by(self._hold)
         self._ahead: asyncio.Task[None] | None = None
-        self._is_under_way = False
+        self.is_under_way = False
         self._was_raised = False
         self._is_exhausted = False
         self._is_over = False
@@ -72,15 +72,15 @@ class Stretch:
             tokens = text.tokens_at_most(self._covered - STEP_TOKENS, hold.estimate.model)
             if tokens > self._covered:
                 return Need.NOW
-            if tokens > self._covered - STEP_TOKENS and not self._is_exhausted and not self._is_under_way:
+            if tokens > self._covered - STEP_TOKENS and not self._is_exhausted and not self.is_under_way:
                 return Need.SOON
         is_old = now_ms() > hold.expires_at_ms - self._renew_ms
-        return Need.SOON if is_old and not self._is_under_way else Need.NOTHING
+        return Need.SOON if is_old and not self.is_under_way else Need.NOTHING
 
     def go_ahead(self, text: StreamedText) -> None:
         """Begin to extend in the running event loop, without waiting."""
-        if not self._is_under_way:
-            self._is_under_way = True
+        if not self.is_under_way:
+            self.is_under_way = True
             self._ahead = asyncio.ensure_future(self._raise(text))
 
     async def reach(self, text: StreamedText) -> bool:
@@ -107,7 +107,7 @@ class Stretch:
         else:
             self._adopt(raised, wanted)
         finally:
-            self._is_under_way = False
+            self.is_under_way = False
 
     def _adopt(self, raised: Hold, wanted: int) -> None:
         if raised.amount_microcredits > self._hold.amount_microcredits and not self._was_raised:

@@ -18,6 +18,7 @@ from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import ExpireHold
 from credits_plugin.ledger.ids import account_key, now_ms
 from credits_plugin.metering import Metering
+from credits_plugin.pricing.tokens import count_text_tokens
 from credits_plugin.settings import HoldPolicy
 
 ASKED = AIRequest("anna", "toy", [{"role": "user", "content": "hello"}], max_output_tokens=10_000)
@@ -143,10 +144,25 @@ async def test_a_stream_extends_its_hold_as_it_grows_and_is_charged_for_its_text
         assert call.hold.amount_microcredits > 2 * first.amount_microcredits
         assert balance(service, "anna")[1] >= first.amount_microcredits
     text = "some more words that are delivered " * 200
-    from credits_plugin.pricing.tokens import count_text_tokens
-
     cost = first.estimate.input_tokens * 115 + count_text_tokens(text, "toy") * OUTPUT
     assert balance(service, "anna") == (10_000_000 - cost, 0)
+
+
+async def test_a_stream_that_is_no_faster_than_the_ledger_never_waits_for_it(service: Credits):
+    await give(service, "anna", 10_000_000)
+    have_seen(service, 1_000)
+    async with service.metered(LONG) as call:
+        await call.deliver("x")
+        first = call.hold.amount_microcredits
+        for _ in range(100):
+            delivered = call.deliver("some more words that are delivered ")
+            with pytest.raises(StopIteration) as ended:
+                delivered.send(None)
+            assert ended.value.value is True
+            async with asyncio.timeout(10):
+                while call.layer.stretch.is_under_way:
+                    await asyncio.sleep(0.001)
+        assert call.hold.amount_microcredits > first
 
 
 async def test_a_stream_ends_when_credits_run_out_and_costs_no_more_than_was_held(service: Credits):
