@@ -1,9 +1,10 @@
-"""A caller that is cancelled at any await, of admitting, delivering or settling: no hold is lost, nothing charged twice."""
+"""A caller that is cancelled at any await of a metered call: no hold is lost, nothing is charged twice."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -51,7 +52,7 @@ class CancelledAt:
                 self._cancel(waited_for)
             try:
                 resume = partial(self._work.send, (yield waited_for))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - handed on to the work
                 resume = partial(self._work.throw, error)
 
     def _cancel(self, waited_for: asyncio.Future[Any] | None) -> None:
@@ -164,8 +165,6 @@ async def _waited(work: CancelledAt) -> Any:
 async def test_a_caller_cancelled_while_refused_leaves_nothing(service: Credits):
     for at in range(1, 5):
         poor = CancelledAt(service.metered(replace(ASKED, account_id="bob")).__aenter__(), at=at, late=False)
-        try:
+        with suppress(asyncio.CancelledError, RequestRefused):
             await asyncio.create_task(_waited(poor))
-        except (asyncio.CancelledError, RequestRefused):
-            pass
     assert service.reads.run_sync(lambda db: db.execute_sql("SELECT count(*) FROM hold").fetchone()) == (0,)
