@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from contextvars import Token
 from types import TracebackType
 from typing import Self
 
+from peewee import PeeweeException
+
 from hookspecs import AIRequest, Hold, Refusal, Usage
 
+from ..errors import CreditsError
 from .gate import Metering
 from .layers import Layer, under_way
 from .outcomes import is_measured
 from .refusals import RequestRefused
 from .stretch import Need, Stretch
+
+logger = logging.getLogger(__name__)
 
 
 class Call:
@@ -54,6 +60,11 @@ class Call:
         """Say that the client has gone: what was streamed is charged, whichever error ends the block."""
         self.layer.client_is_gone = True
 
+    def _stopped_by(self, error: Exception) -> bool:
+        # Raised into the host's block, it would look like a failure of the provider, and what was delivered be free.
+        logger.warning("the stream of hold %s ends: %s", self.hold.hold_id, error)
+        return False
+
     def _joins(self) -> bool:
         """Enter the block; returns whether another layer has the hold already."""
         assert self._token is None, "a call is entered once; make a new one"  # noqa: S101 - misuse, not input
@@ -93,17 +104,23 @@ class MeteredCall(Call):
         cover what was streamed.
         """
         self.layer.text.add(text)
-        root = self.layer.root
+        try:
+            return await self._reach()
+        except (CreditsError, PeeweeException) as error:
+            return self._stopped_by(error)
+
+    async def _reach(self) -> bool:
+        root, text = self.layer.root, self.layer.text
         if root.stretch is None:
             root.stretch = await Stretch.of(root, self._metering)
-        match root.stretch.need(self.layer.text):
+        match root.stretch.need(text):
             case Need.NOTHING:
                 return True
             case Need.SOON:
-                root.stretch.go_ahead(self.layer.text)
+                root.stretch.go_ahead(text)
                 return True
             case Need.NOW:
-                return await root.stretch.reach(self.layer.text)
+                return await root.stretch.reach(text)
 
     async def __aenter__(self) -> Self:
         if not self._joins():

@@ -32,6 +32,8 @@ from .sizing import amount_to_hold, cut_to, least_to_hold
 logger = logging.getLogger(__name__)
 
 _SETTLE_RETRIES: Final = 8
+_EXTEND_RETRIES: Final = 2
+"""A reader waits meanwhile: a stream that cannot go on ends within a fraction of a second."""
 _FIRST_PAUSE_S: Final = 0.05
 
 
@@ -106,7 +108,8 @@ class Metering:
         command = ExtendHold(
             account_key(hold.account_id), hold.hold_id, max(amount, held), now, expires_at_ms, least=held
         )
-        raised: Extended = await asyncio.shield(asyncio.ensure_future(self._persist(command)))
+        raising = self._persist(command, retries=_EXTEND_RETRIES)
+        raised: Extended = await asyncio.shield(asyncio.ensure_future(raising))
         return replace(hold, amount_microcredits=raised.amount, expires_at_ms=raised.expires_at_ms)
 
     async def settle(self, hold: Hold, outcome: Outcome) -> Settled | None:
@@ -197,8 +200,8 @@ class Metering:
         self._note_low_balance(account_id, settled)
         return settled
 
-    async def _persist(self, command: SettleHold | ReleaseHold | ExtendHold) -> Any:
-        for attempt in range(_SETTLE_RETRIES):
+    async def _persist(self, command: SettleHold | ReleaseHold | ExtendHold, *, retries: int = _SETTLE_RETRIES) -> Any:
+        for attempt in range(retries):
             try:
                 return await self.writer.execute(command)
             except (Overloaded, OutcomeUnknown) as error:

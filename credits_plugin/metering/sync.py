@@ -10,9 +10,11 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from peewee import PeeweeException
+
 from hookspecs import AIRequest, Estimate, Hold, Outcome, Refusal
 
-from ..errors import Overloaded
+from ..errors import CreditsError, Overloaded
 from ..ledger.entries import Settled
 from .calls import Call
 from .gate import Metering
@@ -134,17 +136,23 @@ class SyncMeteredCall(Call):
     def deliver(self, text: str) -> bool:
         """Count a piece of streamed text; returns whether credits are left for more, as :meth:`MeteredCall.deliver`."""
         self.layer.text.add(text)
-        root = self.layer.root
+        try:
+            return self._reach()
+        except (CreditsError, PeeweeException) as error:
+            return self._stopped_by(error)
+
+    def _reach(self) -> bool:
+        root, text = self.layer.root, self.layer.text
         if root.stretch is None:
             root.stretch = self._credits.run(Stretch.of(root, self._metering))
-        match root.stretch.need(self.layer.text):
+        match root.stretch.need(text):
             case Need.NOTHING:
                 return True
             case Need.SOON:
-                self._credits.begin(partial(root.stretch.go_ahead, self.layer.text))
+                self._credits.begin(partial(root.stretch.go_ahead, text))
                 return True
             case Need.NOW:
-                return self._credits.run(root.stretch.reach(self.layer.text))
+                return self._credits.run(root.stretch.reach(text))
 
     def __enter__(self) -> Self:
         if not self._joins():

@@ -162,6 +162,18 @@ async def _waited(work: CancelledAt) -> Any:
     return await work
 
 
+async def test_a_hold_of_another_host_is_settled_although_the_caller_is_cancelled(service: Credits, database_url: str):
+    for at in range(1, ALL_OF_IT):
+        hold = await service.admit(ASKED)
+        other = build(Settings(database_url=database_url, prices=PRICES))  # it must read the price first
+        settle = CancelledAt(other.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=10))), at=at, late=False)
+        await run_cancelled(asyncio.create_task(_waited(settle)))
+        assert await settled_books(service) == (START - at * 1_150, 0)
+        await other.close()
+        if settle.waits < at:
+            break
+
+
 async def test_a_caller_cancelled_while_refused_leaves_nothing(service: Credits):
     for at in range(1, 5):
         poor = CancelledAt(service.metered(replace(ASKED, account_id="bob")).__aenter__(), at=at, late=False)

@@ -23,6 +23,7 @@ from credits_plugin.settings import HoldPolicy
 
 ASKED = AIRequest("anna", "toy", [{"role": "user", "content": "hello"}], max_output_tokens=10_000)
 LONG = replace(ASKED, stream=True, can_extend=True)
+WORDS_WITHOUT_END = "some more words that are delivered " * 100
 OUTPUT = 230
 """Microcredits of an output token."""
 
@@ -242,6 +243,26 @@ async def test_a_stream_whose_hold_has_expired_ends(service: Credits, database_u
                 await asyncio.sleep(0.01)
     assert balance(service, "anna")[0] < 10_000_000  # what was delivered is charged all the same
     await short.close()
+
+
+async def test_a_stream_whose_service_is_gone_ends_instead_of_raising(database_url: str):
+    service = build(Settings(database_url=database_url, prices=PRICES))
+    await give(service, "anna", 10_000_000)
+    have_seen(service, 100)
+    call = service.metered(LONG)
+    await call.__aenter__()
+    assert await call.deliver("words ")
+    await service.close()
+    assert not await call.deliver(WORDS_WITHOUT_END)
+
+
+async def test_a_stream_in_a_thread_whose_service_is_gone_ends_too(database_url: str):
+    service = build(Settings(database_url=database_url, prices=PRICES))
+    await give(service, "anna", 10_000_000)
+    call = service.sync.metered(LONG)
+    call.__enter__()
+    await service.close()
+    assert not call.deliver("words ")
 
 
 async def test_hosts_with_hooks_extend_a_hold_themselves(service: Credits):
