@@ -77,6 +77,13 @@ async def test_output_is_not_cut_where_nobody_asked_for_it(service: Credits):
     assert isinstance(await service.admit(ASKED), Refusal)
 
 
+async def test_a_stream_that_extends_keeps_its_limit_where_less_is_available_at_first(service: Credits):
+    await give(service, "anna", await bound(service) - 9_000 * OUTPUT)
+    hold = await admitted(service, replace(LONG, min_output_tokens=500))
+    assert hold.estimate.max_output_tokens == 10_000
+    assert hold.amount_microcredits == await bound(service) - 9_000 * OUTPUT
+
+
 @pytest.mark.parametrize("least", [0, -1, 1.5, True])
 async def test_a_least_output_that_is_none_is_refused_by_value(service: Credits, least):
     await give(service, "anna", 10_000_000)
@@ -311,6 +318,12 @@ async def test_hosts_learn_what_the_others_have_seen(service: Credits, database_
     assert likely(later.metering) == likely(other.metering)
     await other.close()
     await later.close()
+
+
+async def test_what_was_stored_is_still_known(service: Credits):
+    have_seen(service, 100, times=60)
+    await jobs_of(service).exchange_observations()
+    assert 100 <= likely(service.metering) <= 125
 
 
 async def test_old_sizes_count_less_than_new_ones(service: Credits):
