@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from hookspecs import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal
 
 from ..database import Reads
-from ..errors import AccountInDebt, BudgetExceeded, CreditsError, InsufficientCredits, OutcomeUnknown, Overloaded
+from ..errors import (
+    AccountInDebt,
+    BudgetExceeded,
+    CreditsError,
+    InsufficientCredits,
+    OutcomeUnknown,
+    Overloaded,
+    UnknownModel,
+)
 from ..ledger.entries import Extended, ExtendHold, Placed, PlaceHold, ReleaseHold, Settled, SettleHold
 from ..ledger.ids import IdMaker, account_key, now_ms
 from ..ledger.work import Transaction
@@ -179,7 +188,8 @@ class Metering:
         if not isinstance(error, InsufficientCredits | AccountInDebt | BudgetExceeded):
             logger.info("refused a request of model %.80r: %s", request.model, error.code)
             return refusal_of(error, purchase_url=url)
-        self.observations.note_event(self.price_of(request).model, Event.REFUSED)
+        with suppress(UnknownModel):  # since a moment ago
+            self.observations.note_event(self.price_of(request).model, Event.REFUSED)
         token = self.retry_tokens.issue(request, needed=error.needed, at_ms=now_ms())
         return refusal_of(error, purchase_url=url, retry_token=token)
 

@@ -68,6 +68,11 @@ class Layer:
         return ended_well or any(layer.usage or layer.text for layer in layers)
 
     @property
+    def has_usage(self) -> bool:
+        """Whether the provider's own figure is known."""
+        return any(layer.usage for layer in self.inwards())
+
+    @property
     def is_over(self) -> bool:
         """Whether this layer and those that joined it were left."""
         return not any(layer.is_open for layer in self.inwards())
@@ -88,7 +93,8 @@ class Layer:
         if outer is None or not self._may_be_part_of(outer) or (within is None and not self._has_the_prompt_of(outer)):
             return False
         with _joining:
-            if not outer.root.is_open or outer.inner is not None or outer.root.has_answer:
+            open_ = outer.is_open and outer.root.is_open  # a layer that was left may be cut off from its call
+            if not open_ or outer.inner is not None or outer.root.has_answer:
                 return False
             outer.inner, self.outer = self, outer
         self.mark_sent()
@@ -104,13 +110,13 @@ class Layer:
     def leave(self, kind: type[BaseException] | None) -> bool:
         """Note how the block was left; returns whether whoever leaves settles the hold.
 
-        The layer with the hold does, unless it knows of no answer and another layer is still open: an answer may arrive
-        there, so the last one to leave settles.
+        The layer with the hold does, unless no usage is known and another layer is still open: the answer goes on there,
+        so the last one to leave settles.
         """
         with _joining:
             self.status, self.error = self._status_after(kind), kind.__name__ if kind else None
             root = self.root
-            settles = not root.is_open and not root.is_settled and (root.has_answer or root.is_over)
+            settles = not root.is_open and not root.is_settled and (root.has_usage or root.is_over)
             if settles:
                 root.is_settled = True
             else:
