@@ -110,8 +110,8 @@ class Layer:
     def leave(self, kind: type[BaseException] | None) -> bool:
         """Note how the block was left; returns whether whoever leaves settles the hold.
 
-        The layer with the hold does, unless no usage is known and another layer is still open: the answer goes on there,
-        so the last one to leave settles.
+        The layer with the hold does, unless no usage is known and another layer is still open: the answer goes on
+        there, so the last one to leave settles.
         """
         with _joining:
             self.status, self.error = self._status_after(kind), kind.__name__ if kind else None
