@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..pricing.tokens import count_text_tokens
 
-_LONGEST_ENCODING = 4
+_LONGEST_ENCODING: Final = 4
 
 
 class StreamedText:
