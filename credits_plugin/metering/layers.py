@@ -93,8 +93,8 @@ class Layer:
         if outer is None or not self._may_be_part_of(outer) or (within is None and not self._has_the_prompt_of(outer)):
             return False
         with _joining:
-            open_ = outer.is_open and outer.root.is_open  # a layer that was left may be cut off from its call
-            if not open_ or outer.inner is not None or outer.root.has_answer:
+            # A layer that was left may be cut off from its call: what is reported there would be lost.
+            if not outer.is_open or outer.inner is not None or outer.root.has_answer:
                 return False
             outer.inner, self.outer = self, outer
         self.mark_sent()
