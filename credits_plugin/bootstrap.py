@@ -18,9 +18,9 @@ from .ledger.entries import Settled
 from .ledger.ids import IdMaker
 from .ledger.writer import LedgerWriter
 from .metering import Call, MeteredCall, Metering, PriceVersions, SyncCredits
-from .money import credits_to_microcredits
 from .metering.parking import Parking
 from .metering.retry_tokens import RetryTokens
+from .money import credits_to_microcredits
 from .payments.packages import parse_packages
 from .payments.shop import Shop
 from .pricing.price_book import PriceBook
@@ -44,8 +44,8 @@ class Credits:
     hooks: HookCaller | None = None
     metering: Metering = field(init=False)
     sync: SyncCredits = field(init=False)
-    budgets: Budgets = field(init=False)
     parking: Parking = field(init=False)
+    budgets: Budgets = field(init=False)
     _jobs: asyncio.Task[None] | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
 
@@ -55,8 +55,8 @@ class Credits:
             self.settings, self.writer, self.reads, self.price_book, self.new_id, self.versions, tokens, self._ask_host
         )
         self.sync = SyncCredits(self.metering)
-        self.budgets = Budgets(self.writer, self.reads, self.new_id)
         self.parking = Parking(tokens, self.writer, self.reads, self.new_id)
+        self.budgets = Budgets(self.writer, self.reads, self.new_id)
 
     async def estimate(self, request: AIRequest) -> Estimate:
         """Return an upper bound of what a request can cost; see :meth:`Metering.estimate`."""
@@ -82,6 +82,10 @@ class Credits:
         """
         return MeteredCall(request, self.metering, within=within)
 
+    async def wait_for_credits(self, refusal: Refusal, *, timeout_s: float) -> bool:
+        """Park a refused request until it can be afforded; then admit it anew. See :meth:`Parking.wait_for`."""
+        return await self.parking.wait_for(refusal, timeout_s=timeout_s)
+
     async def start_run(self, account_id: str, run_id: str, budget_credits: int | None = None) -> BudgetView:
         """Give an agent run its budget before its first request; see :meth:`Budgets.start_run`."""
         return await self.budgets.start_run(account_id, run_id, budget_credits)
@@ -97,9 +101,6 @@ class Credits:
     async def resume_run(self, account_id: str, run_id: str, add_credits: int = 0) -> BudgetView:
         """Let a paused run go on, with more to spend; see :meth:`Budgets.resume_run`."""
         return await self.budgets.resume_run(account_id, run_id, add_credits)
-    async def wait_for_credits(self, refusal: Refusal, *, timeout_s: float) -> bool:
-        """Park a refused request until it can be afforded; then admit it anew. See :meth:`Parking.wait_for`."""
-        return await self.parking.wait_for(refusal, timeout_s=timeout_s)
 
     async def start(self) -> None:
         """Run the background jobs in this event loop and load the price data off it."""

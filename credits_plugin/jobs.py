@@ -58,8 +58,8 @@ class Jobs:
     shop: Shop | None = None
     observations: Observations = field(default_factory=Observations)
     _oldest_open: int = field(default=0, init=False)
-    _runs_next_purged_ms: int = field(default=0, init=False)
     _exchanged_at_ms: int = field(default=0, init=False)
+    _runs_next_purged_ms: int = field(default=0, init=False)
 
     async def run(self) -> None:
         """Repeat all jobs at their intervals. A job that fails is logged and tried again next time."""
@@ -70,11 +70,11 @@ class Jobs:
 
     async def _sweep(self) -> None:
         while True:
-            for job in (self.expire_holds, self.expire_lots, self.purge_holds, self.purge_runs, self.deliver_events):
             for job in (
                 self.expire_holds,
                 self.expire_lots,
                 self.purge_holds,
+                self.purge_runs,
                 self.deliver_events,
                 self.exchange_when_due,
             ):

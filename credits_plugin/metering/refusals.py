@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from hookspecs import Refusal, SpentBudget
@@ -28,7 +27,7 @@ def refusal_of(error: CreditsError, *, purchase_url: str, retry_token: str | Non
     budget = _budget_of(error.fields) if isinstance(error, BudgetExceeded) else None
     return Refusal(
         code=error.code,
-        message=_sentence(error, budget),
+        message=_sentence(error),
         needed_microcredits=error.needed,
         available_microcredits=error.available,
         purchase_url=purchase_url if budget is None else None,
@@ -37,26 +36,13 @@ def refusal_of(error: CreditsError, *, purchase_url: str, retry_token: str | Non
     )
 
 
-def _sentence(error: InsufficientCredits | AccountInDebt | BudgetExceeded, budget: SpentBudget | None) -> str:
+def _sentence(error: InsufficientCredits | AccountInDebt | BudgetExceeded) -> str:
+    if isinstance(error, BudgetExceeded):
+        return f"{error.message[:1].upper()}{error.message[1:]}."
     if isinstance(error, AccountInDebt):
         return "Your balance is below zero. Buy credits to go on."
     needed, available = format_credits(error.needed), format_credits(max(error.available, 0))
-    if budget is None:
-        return f"This request may need up to {needed} credits; you have {available} available. Buy credits to go on."
-    return f"This request may need up to {needed} credits; {_whose(budget)} has {available} left. {_way_out(budget)}"
-
-
-def _whose(budget: SpentBudget) -> str:
-    period = {"day": "daily ", "month": "monthly "}.get(budget.period, "")
-    return f"the {period}budget of this {budget.kind}"
-
-
-def _way_out(budget: SpentBudget) -> str:
-    if budget.is_paused:
-        return "It is paused until its budget is raised."
-    if budget.ends_at_ms is None:
-        return "Ask whoever set it to raise it."
-    return f"It starts anew at {datetime.fromtimestamp(budget.ends_at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC."
+    return f"This request may need up to {needed} credits; you have {available} available. Buy credits to go on."
 
 
 def _budget_of(fields: dict[str, Any]) -> SpentBudget:

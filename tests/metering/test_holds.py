@@ -124,6 +124,13 @@ async def test_few_observations_are_none_and_those_of_all_accounts_count_for_a_n
     assert (await admitted(service, LONG)).amount_microcredits < await bound(service) // 10
 
 
+async def test_answers_that_grew_longer_are_noticed(service: Credits):
+    have_seen(service, 100)
+    assert likely(service.metering) < 200
+    have_seen(service, 5_000)
+    assert likely(service.metering) >= 5_000
+
+
 async def test_where_answers_hide_tokens_twice_the_longest_is_held(service: Credits):
     await give(service, "anna", 10_000_000)
     have_seen(service, 50, hidden=50)
@@ -276,7 +283,9 @@ async def test_hosts_with_hooks_extend_a_hold_themselves(service: Credits):
     await give(service, "anna", 10_000_000)
     have_seen(service, 100)
     hold = await admitted(service, LONG)
+    await asyncio.sleep(0.005)
     raised = await service.extend(hold, output_tokens=5_000)
+    assert raised.expires_at_ms > hold.expires_at_ms
     assert raised.amount_microcredits == await bound(service) - 5_000 * OUTPUT
     assert (await service.extend(raised, output_tokens=10)).amount_microcredits == raised.amount_microcredits
     assert (await service.extend(raised, output_tokens=10**9)).amount_microcredits == await bound(service)

@@ -13,6 +13,7 @@ from credits_plugin import AIRequest, Hold, Refusal, Settings
 from credits_plugin.bootstrap import Credits, build
 from credits_plugin.errors import NotFound, Overloaded
 from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.budget_entries import BudgetKind, BudgetPeriod, SetBudget
 from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, ReleaseHold
 from credits_plugin.ledger.ids import account_key, now_ms
 from credits_plugin.metering import parking
@@ -123,6 +124,40 @@ async def test_credits_that_another_request_gives_back_count_and_the_rehearsal_l
     await service.writer.execute(ReleaseHold(account_key("anna"), hold.hold_id, now_ms()))
     assert await task  # what another request gave back counts as well
     assert service.reads.run_sync(lambda db: db.execute_sql("SELECT held FROM account").fetchone()) == (0,)
+
+
+async def set_budget(service: Credits, credits: int) -> None:
+    microcredits = credits * 1_000_000
+    key, now = account_key("anna"), now_ms()
+    await service.writer.execute(
+        SetBudget(key, "anna", service.new_id(), BudgetKind.KEY, "k", BudgetPeriod.DAY, microcredits, now)
+    )
+
+
+async def test_a_key_that_may_spend_no_more_is_refused_by_its_budget_and_goes_on_when_that_is_raised(
+    service: Credits, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(parking, "LOOK_S", 0.05)
+    await give(service, "anna", 10_000_000)
+    await set_budget(service, 0)
+    refusal = await refused(service)
+    assert (refusal.code, refusal.purchase_url) == ("budget_exceeded", None)
+    assert (refusal.budget.kind, refusal.budget.name, refusal.budget.period) == ("key", "k", "day")
+    assert refusal.budget.ends_at_ms > now_ms()
+    assert "key 'k'" in refusal.text.lower()
+    assert isinstance(await service.admit(replace(ASKED, key_id="another")), Hold)
+    task = await waiting(service, refusal)
+    await set_budget(service, 100)
+    assert await asyncio.wait_for(task, 10)
+    assert isinstance(await service.admit(ASKED), Hold)
+
+
+async def test_a_cut_fits_the_budget_too(service: Credits):
+    await give(service, "anna", 10_000_000_000)
+    await set_budget(service, 1)
+    hold = await service.admit(replace(ASKED, max_output_tokens=100_000, min_output_tokens=10))
+    assert hold.amount_microcredits == 1_000_000
+    assert 10 <= hold.estimate.max_output_tokens < 5_000
 
 
 async def test_a_refusal_that_waiting_does_not_cure_does_not_wait(service: Credits):
