@@ -42,6 +42,7 @@ def request_of(
     payer: Payer | None,
     *,
     model: str,
+    provider: str | None = None,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] = (),
     max_output_tokens: int | None = None,
@@ -61,6 +62,7 @@ def request_of(
         member_id=payer.member_id,
         run_id=payer.run_id or run_id,
         model=model,
+        provider=provider,
         messages=messages,
         tools=tools,
         max_output_tokens=max_output_tokens,
@@ -114,15 +116,22 @@ class SyncStreamingCall(Protocol):
         """Count delivered text; False when there are no credits for more."""
 
 
+def no_usage(*_piece: object) -> None:
+    """Stand for the usage of a piece, or of a stream, that carries none."""
+
+
 async def guarded_stream(
     call: StreamingCall,
     source: AsyncIterable[T],
     *,
     text_of: Callable[[T], str],
-    usage_of: Callable[[T], Usage | None],
+    usage_of: Callable[[T], Usage | None] = no_usage,
+    usage_at_end: Callable[[], Usage | None] = no_usage,
 ) -> AsyncGenerator[T, None]:
     """Yield a provider's pieces and count them; ends after the piece that used up the credits. Closes the source.
 
+    ``usage_of`` reads the usage of the whole call from a piece, ``usage_at_end`` is asked when the provider has said
+    all: until then a host's sum of usage is a part, and would charge an abandoned stream too little.
     The call's own ``async with``, around this, settles however the stream ends. Use ``aclosing`` around this, so that
     an abandoned stream ends here and now.
     """
@@ -130,13 +139,13 @@ async def guarded_stream(
         if (close := getattr(source, "aclose", None)) is not None:
             stack.push_async_callback(close)
         async for piece in source:
-            if (usage := usage_of(piece)) is not None:
-                call.report(usage)
+            _report(call, usage_of(piece))
             text = text_of(piece)
             go_on = not text or await call.deliver(text)
             yield piece
             if not go_on:
                 return
+        _report(call, usage_at_end())
 
 
 def guarded_iterator(
@@ -144,17 +153,23 @@ def guarded_iterator(
     source: Iterable[T],
     *,
     text_of: Callable[[T], str],
-    usage_of: Callable[[T], Usage | None],
+    usage_of: Callable[[T], Usage | None] = no_usage,
+    usage_at_end: Callable[[], Usage | None] = no_usage,
 ) -> Generator[T, None, None]:
     """Do what :func:`guarded_stream` does, in a host's worker thread."""
     with ExitStack() as stack:
         if (close := getattr(source, "close", None)) is not None:
             stack.callback(close)
         for piece in source:
-            if (usage := usage_of(piece)) is not None:
-                call.report(usage)
+            _report(call, usage_of(piece))
             text = text_of(piece)
             go_on = not text or call.deliver(text)
             yield piece
             if not go_on:
                 return
+        _report(call, usage_at_end())
+
+
+def _report(call: StreamingCall | SyncStreamingCall, usage: Usage | None) -> None:
+    if usage is not None:
+        call.report(usage)
