@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from hookspecs import AIRequest, Refusal, Usage
 
-from ..metering import RequestRefused
+from ..metering import Call, RequestRefused
 from ..pricing.usage import usage_from_openai
 
 logger = logging.getLogger(__name__)
@@ -46,10 +46,13 @@ def request_of(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] = (),
     max_output_tokens: int | None = None,
+    min_output_tokens: int | None = None,
     run_id: str | None = None,
     stream: bool = False,
 ) -> AIRequest:
     """Return the request of one provider call; its hold is extended while it streams.
+
+    ``min_output_tokens`` is for how short an answer it shall still be made, where credits for a longer one are missing.
 
     Raises:
         RequestRefused: nobody pays (code ``unidentified``).
@@ -66,6 +69,7 @@ def request_of(
         messages=messages,
         tools=tools,
         max_output_tokens=max_output_tokens,
+        min_output_tokens=min_output_tokens,
         stream=stream,
         can_extend=stream,
     )
@@ -168,6 +172,14 @@ def guarded_iterator(
             if not go_on:
                 return
         _report(call, usage_at_end())
+
+
+def report_answer(call: Call, usage: Usage | None, text: str) -> None:
+    """Report a whole answer: its usage, or where the provider gave none its text, which is then counted."""
+    if usage is not None:
+        call.report(usage)
+    else:
+        call.add_streamed_text(text)
 
 
 def _report(call: StreamingCall | SyncStreamingCall, usage: Usage | None) -> None:
