@@ -37,6 +37,8 @@ class Behaviour(StrEnum):
     """A stream that says three words and then nothing more; without a stream, nothing at all."""
     NO_USAGE = "no_usage"
     """An answer without usage."""
+    CALL_TOOL = "call_tool"
+    """Without a stream, a call of the first tool that is offered; once a tool has answered, the usual answer."""
 
 
 class StubProvider:
@@ -87,11 +89,19 @@ class StubProvider:
             await asyncio.sleep(3_600)
         if self.behaviour is Behaviour.BREAK and request.transport is not None:
             request.transport.abort()
-        message = {"role": "assistant", "content": ANSWER}
-        answer = _frame(body, "chat.completion", {"index": 0, "message": message, "finish_reason": "stop"})
+        message, reason = self._say(body)
+        answer = _frame(body, "chat.completion", {"index": 0, "message": message, "finish_reason": reason})
         if self.behaviour is not Behaviour.NO_USAGE:
             answer["usage"] = USAGE
         return web.json_response(answer)
+
+    def _say(self, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        tools, said = body.get("tools"), body["messages"]
+        if self.behaviour is not Behaviour.CALL_TOOL or not tools or any(message["role"] == "tool" for message in said):
+            return {"role": "assistant", "content": ANSWER}, "stop"
+        function = {"name": tools[0]["function"]["name"], "arguments": json.dumps({"input": "Hello"})}
+        call = {"id": "call_1", "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
 
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
