@@ -12,10 +12,12 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.caches import InMemoryCache
 from langchain_core.exceptions import OutputParserException
-from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, MessagesState, StateGraph
-from openai import APIConnectionError, InternalServerError
+from openai import APIConnectionError, InternalServerError, LengthFinishReasonError
 from pydantic import BaseModel, ValidationError
 from stub_provider import ANSWER, Behaviour, StubProvider
 
@@ -82,8 +84,9 @@ async def test_the_limit_sent_is_the_one_the_hold_covers(service, model, provide
     by_field = metered_model(model.model_copy(update={"max_tokens": 77}), service, Payer("ada"))
     await by_field.ainvoke("Hello")
     await by_field.bind(max_tokens=66).ainvoke("Hello")
-    await by_field.bind(max_completion_tokens=55, n=2).ainvoke("Hello")
-    assert [call["max_completion_tokens"] for call in provider.calls] == [77, 66, 55]
+    await by_field.bind(max_completion_tokens=55).ainvoke("Hello")
+    await metered_model(model, service, Payer("ada")).bind(n=2).ainvoke("Hello")  # the default, for both together
+    assert [call["max_completion_tokens"] for call in provider.calls] == [77, 66, 55, 2048]
 
 
 @pytest.mark.parametrize("mode", ["values", "messages"])
@@ -322,6 +325,14 @@ async def test_structured_output_is_charged_though_it_cannot_be_parsed(metered, 
     assert ledger.charges("ada") == [COST, COST, COST]
 
 
+async def test_structured_output_that_was_cut_off_is_charged(metered, provider, ledger):
+    ledger.grant("ada")
+    provider.behaviour = Behaviour.CUT_OFF
+    with pytest.raises(LengthFinishReasonError):
+        await metered.with_structured_output(City).ainvoke("Hello")
+    assert ledger.charges("ada") == [COST]
+
+
 async def test_streamed_structured_output_is_charged_though_it_cannot_be_parsed(metered, ledger):
     ledger.grant("ada")
     with pytest.raises(ValueError, match="expected value"):
@@ -356,6 +367,39 @@ async def test_an_answer_from_the_cache_costs_nothing(service, model, provider, 
     await cached.ainvoke("Hello")
     assert len(provider.calls) == 1
     assert ledger.charges("ada") == [COST]
+
+
+async def test_a_sync_model_is_metered_in_async_code_and_its_cache_writes_are_told_apart(service, ledger):
+    class Written(BaseChatModel):
+        model: str = "toy"
+        max_tokens: int = 10
+        _llm_type = "written"
+
+        def _generate(self, messages, stop=None, run_manager=None, **settings):
+            read = {"cache_read": 10, "cache_creation": 0, "ephemeral_5m_input_tokens": 20}
+            usage = {"input_tokens": 100, "output_tokens": 5, "total_tokens": 105}
+            told = usage | {"input_token_details": read, "output_token_details": {"reasoning": 2}}
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("Hello!", usage_metadata=told))])
+
+    ledger.grant("ada")
+    assert (await metered_model(Written(), service, Payer("ada")).ainvoke("Hello")).text == "Hello!"
+    assert ledger.tokens("ada") == [(70, 10, 20, 3, 2)]
+
+
+async def test_a_prompt_that_openai_has_no_name_for_is_metered(metered, ledger):
+    ledger.grant("ada")
+    await metered.ainvoke([HumanMessage([{"type": "surprise", "surprise": "Hello"}])])
+    assert ledger.charges("ada") == [COST]
+
+
+def test_a_model_with_a_stream_of_its_own_is_not_metered(service, model):
+    class Native(ChatOpenAI):
+        def _stream_chat_model_events(self, messages, **settings):
+            raise AssertionError
+
+    native = Native(model="toy", api_key="none")
+    with pytest.raises(ConfigurationError, match="not metered"):
+        metered_model(native, service, Payer("ada"))
 
 
 async def test_a_model_stays_of_its_class(metered):

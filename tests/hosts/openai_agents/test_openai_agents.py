@@ -216,6 +216,17 @@ async def test_an_answer_that_the_runner_cannot_use_is_charged(config, provider,
     assert ledger.charges("ada") == [COST]
 
 
+async def test_an_answer_that_was_cut_off_before_its_first_word_is_charged(agent, config, provider, ledger):
+    ledger.grant("ada")
+    provider.behaviour = Behaviour.CUT_OFF
+    with pytest.raises(ModelBehaviorError):
+        await Runner.run(agent, "Hello", run_config=config)
+    with pytest.raises(ModelBehaviorError):
+        await text_of(Runner.run_streamed(agent, "Hello", run_config=config))
+    await ledger.settled("ada")
+    assert ledger.said("ada") == [0, 0]  # the SDK throws the usage away, so the estimated input is charged
+
+
 async def test_a_model_object_is_metered_when_it_is_wrapped(service, upstream, provider, ledger):
     ledger.grant("ada")
     model = MeteredModel(upstream.get_model("toy"), service, Payer("ada"))

@@ -12,10 +12,12 @@ from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS, THREE_WORDS_TOKENS, af
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent, RunContext
+from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
-from pydantic_ai.messages import BinaryContent, ModelRequest
+from pydantic_ai.messages import BinaryContent, ModelRequest, ModelResponse, TextPart
 from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from stub_provider import ANSWER, Behaviour, StubProvider
 
@@ -139,6 +141,18 @@ async def test_a_stream_whose_task_is_cancelled_is_charged_for_what_it_delivered
     assert ledger.said("ada") == [THREE_WORDS_TOKENS]
 
 
+async def test_usage_that_a_stream_gave_before_it_was_left_is_not_believed(agent, provider, ledger):
+    ledger.grant("ada")
+    provider.behaviour = Behaviour.HANG
+    settings = {"openai_continuous_usage_stats": True}
+    async with agent.run_stream("Hello", deps=Deps("ada"), model_settings=settings) as stream:
+        async for text in stream.stream_text(debounce_by=None):
+            if text == THREE_WORDS:
+                break
+    await ledger.settled("ada")
+    assert ledger.said("ada") == [THREE_WORDS_TOKENS]
+
+
 async def test_a_stream_ends_well_where_the_credits_do(service, model, provider, ledger):
     agent = Agent(model, deps_type=Deps, capabilities=[MeteredRequests(service, payer_of, min_output_tokens=1)])
 
@@ -197,6 +211,29 @@ async def test_an_answer_without_usage_is_counted(agent, provider, ledger):
     async with agent.run_stream("Hello", deps=Deps("ada")) as stream:
         await stream.get_output()
     assert ledger.said("ada") == [ANSWER_TOKENS, ANSWER_TOKENS]
+
+
+async def test_an_answer_that_was_cut_off_before_its_first_word_is_charged(agent, provider, ledger):
+    ledger.grant("ada")
+    provider.behaviour = Behaviour.CUT_OFF
+    with pytest.raises(UnexpectedModelBehavior):
+        await agent.run("Hello", deps=Deps("ada"))
+    assert set(ledger.charges("ada")) == {COST}
+
+
+async def test_what_another_capability_answers_itself_costs_nothing(service, model, provider, ledger):
+    class Canned(WrapperModel):
+        async def request(self, *_asked):
+            return ModelResponse(parts=[TextPart("canned")])
+
+    class Can(AbstractCapability):
+        def get_wrapper_model(self, model):
+            return Canned(model)
+
+    agent = Agent(model, deps_type=Deps, capabilities=[MeteredRequests(service, payer_of), Can()])
+    result = await agent.run("Hello", deps=Deps("ada"))
+    assert result.output == "canned"
+    assert provider.calls == []
 
 
 async def test_what_the_sdk_retries_is_one_hold(agent, client, provider, ledger):
