@@ -344,7 +344,7 @@ def _answers(model: Any, settings: Mapping[str, Any]) -> int:
 def _messages(messages: Sequence[BaseMessage]) -> list[Any]:
     try:
         return list(convert_to_openai_messages(messages))
-    except ValueError:  # a content block that OpenAI's format has no name for is counted as it is
+    except (KeyError, TypeError, ValueError):  # what OpenAI's format has no name for is counted as it is
         return [{"role": message.type, "content": message.content} for message in messages]
 
 

@@ -89,6 +89,17 @@ async def test_the_limit_sent_is_the_one_the_hold_covers(service, model, provide
     assert [call["max_completion_tokens"] for call in provider.calls] == [77, 66, 55, 2048]
 
 
+async def test_less_is_asked_for_where_less_is_left(service, model, provider, ledger):
+    ledger.grant("bob")
+    provider.behaviour = Behaviour.NO_USAGE
+    await metered_model(model, service, Payer("bob")).ainvoke("Hello")
+    ((input_tokens, *_rest),) = ledger.tokens("bob")
+    ledger.grant("ada", affording(input_tokens, 20))
+    metered = metered_model(model, service, Payer("ada"), min_output_tokens=1)
+    await metered.bind(max_completion_tokens=66).ainvoke("Hello")
+    assert provider.calls[1]["max_completion_tokens"] == 20
+
+
 @pytest.mark.parametrize("mode", ["values", "messages"])
 async def test_a_refused_run_answers_with_the_refusal_and_calls_nobody(agent, provider, ledger, mode):
     ledger.grant("ada", 1)
@@ -369,27 +380,31 @@ async def test_an_answer_from_the_cache_costs_nothing(service, model, provider, 
     assert ledger.charges("ada") == [COST]
 
 
+class Written(BaseChatModel):
+    """A model of another provider, which knows no async code and no streams."""
+
+    model: str = "toy"
+    max_tokens: int = 10
+    _llm_type = "written"
+
+    def _generate(self, messages, stop=None, run_manager=None, **settings):
+        read = {"cache_read": 10, "cache_creation": 0, "ephemeral_5m_input_tokens": 20}
+        usage = {"input_tokens": 100, "output_tokens": 5, "total_tokens": 105}
+        told = usage | {"input_token_details": read, "output_token_details": {"reasoning": 2}}
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("Hello!", usage_metadata=told))])
+
+
 async def test_a_sync_model_is_metered_in_async_code_and_its_cache_writes_are_told_apart(service, ledger):
-    class Written(BaseChatModel):
-        model: str = "toy"
-        max_tokens: int = 10
-        _llm_type = "written"
-
-        def _generate(self, messages, stop=None, run_manager=None, **settings):
-            read = {"cache_read": 10, "cache_creation": 0, "ephemeral_5m_input_tokens": 20}
-            usage = {"input_tokens": 100, "output_tokens": 5, "total_tokens": 105}
-            told = usage | {"input_token_details": read, "output_token_details": {"reasoning": 2}}
-            return ChatResult(generations=[ChatGeneration(message=AIMessage("Hello!", usage_metadata=told))])
-
     ledger.grant("ada")
     assert (await metered_model(Written(), service, Payer("ada")).ainvoke("Hello")).text == "Hello!"
     assert ledger.tokens("ada") == [(70, 10, 20, 3, 2)]
 
 
-async def test_a_prompt_that_openai_has_no_name_for_is_metered(metered, ledger):
+@pytest.mark.parametrize("block", [{"type": "video", "url": "https://example.test"}, {"no": "type"}])
+async def test_a_prompt_that_openai_has_no_name_for_is_metered(service, ledger, block):
     ledger.grant("ada")
-    await metered.ainvoke([HumanMessage([{"type": "surprise", "surprise": "Hello"}])])
-    assert ledger.charges("ada") == [COST]
+    await metered_model(Written(), service, Payer("ada")).ainvoke([HumanMessage([block])])
+    assert ledger.tokens("ada") == [(70, 10, 20, 3, 2)]
 
 
 def test_a_model_with_a_stream_of_its_own_is_not_metered(service, model):

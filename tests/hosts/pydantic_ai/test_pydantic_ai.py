@@ -141,14 +141,14 @@ async def test_a_stream_whose_task_is_cancelled_is_charged_for_what_it_delivered
     assert ledger.said("ada") == [THREE_WORDS_TOKENS]
 
 
-async def test_usage_that_a_stream_gave_before_it_was_left_is_not_believed(agent, provider, ledger):
+async def test_usage_that_a_stream_gave_before_it_was_cancelled_is_not_believed(agent, provider, ledger):
     ledger.grant("ada")
     provider.behaviour = Behaviour.HANG
     settings = {"openai_continuous_usage_stats": True}
     async with agent.run_stream("Hello", deps=Deps("ada"), model_settings=settings) as stream:
         async for text in stream.stream_text(debounce_by=None):
             if text == THREE_WORDS:
-                break
+                await stream.cancel()
     await ledger.settled("ada")
     assert ledger.said("ada") == [THREE_WORDS_TOKENS]
 
