@@ -8,7 +8,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -127,6 +127,7 @@ class MeteredModel(WrapperModel):
             response = await stack.enter_async_context(
                 self.wrapped.request_stream(messages, limited, model_request_parameters, run_context)
             )
+            response.close_stream = _leaving(call, response.close_stream)
             # Where the host, too, puts an iterator of its own for whoever reads the response.
             response._event_iterator = guarded_stream(  # noqa: SLF001
                 call, aiter(response), text_of=_text_of_event, usage_at_end=lambda: _usage_of(response.get())
@@ -174,6 +175,16 @@ class MeteredModel(WrapperModel):
 
 def _limited(model_settings: Mapping[str, Any] | None, call: MeteredCall) -> dict[str, Any]:
     return {**(model_settings or {}), "max_tokens": call.hold.estimate.max_output_tokens}
+
+
+def _leaving(call: MeteredCall, close: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Note that a stream is cancelled before it is closed: the error that follows is not the provider's."""
+
+    async def close_stream() -> None:
+        call.client_gone()
+        await close()
+
+    return close_stream
 
 
 def _answer(refused: RequestRefused, parameters: ModelRequestParameters) -> ModelResponse:
