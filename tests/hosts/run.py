@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="hosts of hosts.toml; all without any")
     parser.add_argument("--light", action="store_true", help="only the light ones")
     parser.add_argument("--where-installable", action="store_true", help="a host that does not install is no failure")
+    parser.add_argument("--within", type=float, metavar="MINUTES", help="begin with no heavy host after so long")
     options = parser.parse_args()
     hosts = load_hosts()
     unknown = set(options.names) - hosts.keys()
@@ -54,7 +57,12 @@ def main() -> int:
         for name, host in hosts.items()
         if (not options.names or name in options.names) and (host.light or not options.light)
     ]
-    results = {host.name: run(host, may_be_absent=options.where_installable and not host.light) for host in chosen}
+    ends_at = time.monotonic() + options.within * 60 if options.within is not None else math.inf
+    results = {}
+    for host in sorted(chosen, key=lambda host: not host.light):
+        begins = host.light or time.monotonic() < ends_at
+        may_be_absent = options.where_installable and not host.light
+        results[host.name] = run(host, may_be_absent=may_be_absent) if begins else "no time"
     print("\n".join(f"{name:32} {result}" for name, result in results.items()))
     return int(any(result == "failed" for result in results.values()))
 
