@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from hookspecs import AIRequest, Refusal, Usage
 
+from ..bootstrap import Credits
 from ..metering import Call, RequestRefused
 from ..pricing.usage import usage_from_openai
 
@@ -75,6 +76,12 @@ def request_of(
     )
 
 
+def out_of_credits(service: Credits) -> RequestRefused:
+    """Return what to raise after a stream that used up the credits before it had said anything that can be shown."""
+    message = "Your credits ran out before there was an answer. Buy credits to go on."
+    return RequestRefused(Refusal("insufficient_credits", message, purchase_url=service.settings.purchase_url))
+
+
 def usage_or_none(raw: Mapping[str, Any] | None, translate: Callable[[Mapping[str, Any]], Usage]) -> Usage | None:
     """Translate a provider's usage; None where it gave none, only zeros (an abandoned stream) or nonsense (logged)."""
     if not raw:
@@ -135,9 +142,9 @@ async def guarded_stream(
     """Yield a provider's pieces and count them; ends after the piece that used up the credits. Closes the source.
 
     ``usage_of`` reads the usage of the whole call from a piece, ``usage_at_end`` is asked when the provider has said
-    all: until then a host's sum of usage is a part, and would charge an abandoned stream too little.
-    The call's own ``async with``, around this, settles however the stream ends. Use ``aclosing`` around this, so that
-    an abandoned stream ends here and now.
+    all: until then a host's sum of usage is a part, and would charge an abandoned stream too little. So it is also how
+    a host learns which end it was. The call's own ``async with``, around this, settles. Use ``aclosing`` around this,
+    so that an abandoned stream ends here and now.
     """
     async with AsyncExitStack() as stack:
         if (close := getattr(source, "aclose", None)) is not None:

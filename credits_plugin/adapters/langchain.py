@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
 from langchain_core.messages.ai import add_usage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
@@ -32,6 +32,7 @@ from .base import (
     Payer,
     guarded_iterator,
     guarded_stream,
+    out_of_credits,
     report_answer,
     request_of,
     usage_of_totals,
@@ -199,16 +200,17 @@ def _stream(original: Callable[..., Any]) -> Callable[..., Generator[ChatGenerat
         self: Any, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **settings: Any
     ) -> Generator[ChatGenerationChunk, None, None]:
         meter: _Meter = self.__dict__[_METER]
-        asked = meter.request(self, messages, settings, stream=True)
+        asked, sums = meter.request(self, messages, settings, stream=True), _Sums()
         with meter.service.sync.metered(asked) as call:
             model, limited = meter.limited(self, call, settings)
             source = original(model, messages, stop=stop, run_manager=run_manager, **limited)
-            sums = _Sums()
             with (
                 sums.charging_what_is_thrown_away(call),
                 closing(guarded_iterator(call, source, text_of=sums.text_of, usage_at_end=sums.usage)) as chunks,
             ):
                 yield from chunks
+        if not sums.is_over:
+            yield sums.last_chunk(meter.service)
 
     return _stream
 
@@ -218,16 +220,17 @@ def _astream(original: Callable[..., Any]) -> Callable[..., AsyncGenerator[ChatG
         self: Any, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **settings: Any
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         meter: _Meter = self.__dict__[_METER]
-        asked = meter.request(self, messages, settings, stream=True)
+        asked, sums = meter.request(self, messages, settings, stream=True), _Sums()
         async with meter.service.metered(asked) as call:
             model, limited = meter.limited(self, call, settings)
             source = original(model, messages, stop=stop, run_manager=run_manager, **limited)
-            sums = _Sums()
             chunks = guarded_stream(call, source, text_of=sums.text_of, usage_at_end=sums.usage)
             with sums.charging_what_is_thrown_away(call):
                 async with aclosing(chunks):
                     async for chunk in chunks:
                         yield chunk
+        if not sums.is_over:
+            yield sums.last_chunk(meter.service)
 
     return _astream
 
@@ -244,18 +247,32 @@ class _Sums:
     """What the chunks of a stream add up to: their usage is in parts, the prompt's often in the first."""
 
     def __init__(self) -> None:
+        self.is_over = False
         self._usage: Any = None
         self._has_begun = False
+        self._has_text = False
 
     def text_of(self, chunk: ChatGenerationChunk) -> str:
         """Add a chunk and return its text."""
         self._has_begun = True
         if (usage := getattr(chunk.message, "usage_metadata", None)) is not None:
             self._usage = add_usage(self._usage, usage)
+        self._has_text = self._has_text or bool(chunk.message.text)
         return _text_of(chunk)
 
+    def last_chunk(self, service: Credits) -> ChatGenerationChunk:
+        """Return the end of a stream that used up the credits, by the reason that hosts know.
+
+        Raises:
+            RequestRefused: it had not said anything.
+        """
+        if not self._has_text:
+            raise out_of_credits(service)
+        return ChatGenerationChunk(message=AIMessageChunk(""), generation_info={"finish_reason": "length"})
+
     def usage(self) -> Usage | None:
-        """Return the sum, once the stream has ended."""
+        """Return the sum; called once the stream has come to its end."""
+        self.is_over = True
         return _usage_of_metadata(self._usage)
 
     @contextmanager

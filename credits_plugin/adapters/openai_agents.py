@@ -19,13 +19,14 @@ from agents import Model, ModelBehaviorError, ModelProvider, ModelResponse, Mode
 from agents.models.fake_id import FAKE_RESPONSES_ID
 from agents.tracing import get_current_trace
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseOutputMessage, ResponseOutputText
+from openai.types.responses.response import IncompleteDetails
 
 from hookspecs import AIRequest, Usage
 
 from ..bootstrap import Credits
 from ..metering import MeteredCall
 from ..pricing.usage import usage_from_openai
-from .base import Payer, guarded_stream, report_answer, request_of, usage_or_none
+from .base import Payer, guarded_stream, out_of_credits, report_answer, request_of, usage_or_none
 
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 
@@ -88,18 +89,19 @@ class MeteredModel(Model):
             RequestRefused: nothing was sent.
         """
         asked = self._asked(system_instructions, input, model_settings, [*tools, *handoffs], output_schema)
+        useless: ModelBehaviorError | None = None
         async with self._service.metered(asked) as call:
             limited = _limited(model_settings, call)
             try:
                 response = await self._wrapped.get_response(
                     system_instructions, input, limited, tools, output_schema, handoffs, tracing, **conversation
                 )
-            except ModelBehaviorError as error:
-                useless = error
-            else:
                 report_answer(call, _usage(response.usage), _answer_text(response))
-                return response
-        raise useless  # the provider answered, and has its money: settled as completed
+            except ModelBehaviorError as error:
+                useless = error  # the provider answered, and has its money: settled as completed
+        if useless is not None:
+            raise useless
+        return response
 
     async def stream_response(  # noqa: PLR0917 - the SDK's signature
         self,
@@ -118,6 +120,7 @@ class MeteredModel(Model):
             RequestRefused: on the first event; nothing was sent.
         """
         asked = self._asked(system_instructions, input, model_settings, [*tools, *handoffs], output_schema, stream=True)
+        said, useless = _Said(), None
         async with self._service.metered(asked) as call:
             source = self._wrapped.stream_response(
                 system_instructions,
@@ -129,7 +132,6 @@ class MeteredModel(Model):
                 tracing,
                 **conversation,
             )
-            said = _Said()
             try:
                 async with aclosing(guarded_stream(call, source, text_of=_text_of, usage_of=_usage_of)) as events:
                     async for event in events:
@@ -137,11 +139,10 @@ class MeteredModel(Model):
                         yield event
             except ModelBehaviorError as error:
                 useless = error
-            else:
-                if not said.is_over:
-                    yield said.completion(self.model)
-                return
-        raise useless
+        if useless is not None:
+            raise useless
+        if not said.is_over:
+            yield self._completed(said)
 
     def get_retry_advice(self, request: Any) -> Any:
         """Pass on the wrapped model's advice; each attempt of the runner is a hold of its own."""
@@ -153,6 +154,33 @@ class MeteredModel(Model):
 
     async def _cleanup_on_run_end(self, owner: object) -> None:
         await self._wrapped._cleanup_on_run_end(owner)  # noqa: SLF001 - what the runner asks of its model
+
+    def _completed(self, said: _Said) -> ResponseCompletedEvent:
+        """Return the event that the runner needs at the end of a stream: a response of what was said.
+
+        Raises:
+            RequestRefused: nothing was said.
+        """
+        if not said.text:
+            raise out_of_credits(self._service)
+        text = ResponseOutputText(annotations=[], text=said.text, type="output_text")
+        message = ResponseOutputMessage(
+            id=FAKE_RESPONSES_ID, content=[text], role="assistant", status="incomplete", type="message"
+        )
+        response = Response(
+            id=FAKE_RESPONSES_ID,
+            created_at=time.time(),
+            model=self.model,
+            object="response",
+            output=[message],
+            parallel_tool_calls=False,
+            tool_choice="auto",
+            tools=[],
+            incomplete_details=IncompleteDetails(reason="max_output_tokens"),
+        )
+        return ResponseCompletedEvent(
+            response=response, sequence_number=said.sequence_number + 1, type="response.completed"
+        )
 
     def _asked(
         self,
@@ -182,35 +210,20 @@ class _Said:
 
     def __init__(self) -> None:
         self.is_over = False
+        self.sequence_number = 0
         self._texts: list[str] = []
-        self._sequence_number = 0
+
+    @property
+    def text(self) -> str:
+        """What was said as text."""
+        return "".join(self._texts)
 
     def note(self, event: Any) -> None:
         """Add an event of the stream."""
         self.is_over = self.is_over or event.type in _ENDS
-        self._sequence_number = getattr(event, "sequence_number", None) or self._sequence_number
+        self.sequence_number = getattr(event, "sequence_number", None) or self.sequence_number
         if event.type == "response.output_text.delta":
             self._texts.append(event.delta)
-
-    def completion(self, model: str) -> ResponseCompletedEvent:
-        """Return the event that the runner needs at the end of a stream: a complete response of what was said."""
-        text = ResponseOutputText(annotations=[], text="".join(self._texts), type="output_text")
-        message = ResponseOutputMessage(
-            id=FAKE_RESPONSES_ID, content=[text], role="assistant", status="completed", type="message"
-        )
-        response = Response(
-            id=FAKE_RESPONSES_ID,
-            created_at=time.time(),
-            model=model,
-            object="response",
-            output=[message],
-            parallel_tool_calls=False,
-            tool_choice="auto",
-            tools=[],
-        )
-        return ResponseCompletedEvent(
-            response=response, sequence_number=self._sequence_number + 1, type="response.completed"
-        )
 
 
 def _limited(settings: ModelSettings, call: MeteredCall) -> ModelSettings:

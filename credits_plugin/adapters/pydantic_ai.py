@@ -9,7 +9,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, NoReturn
 
 from pydantic_ai import RunContext
@@ -129,9 +129,7 @@ class MeteredModel(WrapperModel):
             )
             response.close_stream = _leaving(call, response.close_stream)
             # Where the host, too, puts an iterator of its own for whoever reads the response.
-            response._event_iterator = guarded_stream(  # noqa: SLF001
-                call, aiter(response), text_of=_text_of_event, usage_at_end=lambda: _usage_of(response.get())
-            )
+            response._event_iterator = _guarded(call, response, aiter(response))  # noqa: SLF001
             yield response
 
     async def batch_create(self, *_requests: Any) -> NoReturn:
@@ -175,6 +173,21 @@ class MeteredModel(WrapperModel):
 
 def _limited(model_settings: Mapping[str, Any] | None, call: MeteredCall) -> dict[str, Any]:
     return {**(model_settings or {}), "max_tokens": call.hold.estimate.max_output_tokens}
+
+
+async def _guarded(call: MeteredCall, response: StreamedResponse, events: Any) -> AsyncGenerator[Any, None]:
+    ends: list[str] = []
+
+    def usage_at_end() -> Usage | None:
+        ends.append("the provider's")
+        return _usage_of(response.get())
+
+    stream = guarded_stream(call, events, text_of=_text_of_event, usage_at_end=usage_at_end)
+    async with aclosing(stream):
+        async for event in stream:
+            yield event
+    if not ends:
+        response.finish_reason = "length"  # so the host takes half a tool call for what it is
 
 
 def _leaving(call: MeteredCall, close: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

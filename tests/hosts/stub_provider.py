@@ -41,7 +41,7 @@ class Behaviour(StrEnum):
     CUT_OFF = "cut_off"
     """An answer that reached its limit before its first word; its usage is the usual one."""
     CALL_TOOL = "call_tool"
-    """Without a stream, a call of the first tool that is offered; once a tool has answered, the usual answer."""
+    """A call of the first tool that is offered; once a tool has answered, the usual answer."""
 
 
 class StubProvider:
@@ -112,7 +112,8 @@ class StubProvider:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         options = body.get("stream_options") or {}
-        for index, word in enumerate(() if self.behaviour is Behaviour.CUT_OFF else WORDS):
+        message, reason = self._say(body)
+        for index, word in enumerate((message["content"] or "").split()):
             if index == 3 and self.behaviour is Behaviour.HANG:
                 await asyncio.sleep(3_600)
             if index == 3 and self.behaviour is Behaviour.BREAK and request.transport is not None:
@@ -122,7 +123,12 @@ class StubProvider:
             so_far = USAGE | {"completion_tokens": index} if options.get("continuous_usage_stats") else None
             frame = _frame(body, "chat.completion.chunk", {"index": 0, "delta": delta})
             await _send(response, frame | {"usage": so_far})
-        end = {"index": 0, "delta": {}, "finish_reason": self._say(body)[1]}
+        for call in message.get("tool_calls", ()):
+            for character in call["function"]["arguments"]:
+                piece = call | {"index": 0, "function": call["function"] | {"arguments": character}}
+                delta = {"role": "assistant", "tool_calls": [piece]}
+                await _send(response, _frame(body, "chat.completion.chunk", {"index": 0, "delta": delta}))
+        end = {"index": 0, "delta": {}, "finish_reason": reason}
         await _send(response, _frame(body, "chat.completion.chunk", end))
         if self.behaviour is not Behaviour.NO_USAGE and options.get("include_usage"):
             await _send(response, _frame(body, "chat.completion.chunk") | {"usage": USAGE})
