@@ -187,7 +187,7 @@ async def _guarded(call: MeteredCall, response: StreamedResponse, events: Any) -
         async for event in stream:
             yield event
     if not ends:
-        response.finish_reason = "length"  # so the host takes half a tool call for what it is
+        response.finish_reason = "length"  # the reason that hosts know for an answer that is cut off
 
 
 def _leaving(call: MeteredCall, close: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

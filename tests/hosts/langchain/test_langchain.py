@@ -224,6 +224,32 @@ async def test_a_stream_ends_well_where_the_credits_do(service, model, provider,
     assert ledger.stopped_at(limit, "una", heard)
 
 
+async def test_credits_that_end_within_a_tool_call_are_no_empty_answer(service, model, provider, ledger):
+    def shout(input: str) -> str:
+        """Shout."""
+        return input.upper()
+
+    middleware = [CreditsMiddleware(service, payer_of, min_output_tokens=1)]
+    agent = create_agent(model, [shout], context_schema=Context, middleware=middleware)
+
+    def hear(user: str) -> str:
+        pieces = agent.stream(HELLO, context=Context(user), stream_mode="messages")
+        return "".join(piece.text for piece, _metadata in pieces)
+
+    provider.behaviour = Behaviour.NO_USAGE
+    ledger.grant("bob")
+    assert hear("bob") == ANSWER
+    (bob,) = ledger.tokens("bob")
+    for user in ("ada", "una"):
+        ledger.grant(user, affording(bob[0], 6))
+    provider.behaviour = Behaviour.CALL_TOOL
+    heard = await text_of(agent.astream(HELLO, context=ADA, stream_mode="messages"))
+    assert "ran out before there was an answer" in heard
+    assert "ran out before there was an answer" in hear("una")
+    await ledger.settled("ada")
+    assert len(ledger.charges("ada")) == len(ledger.charges("una")) == 1
+
+
 async def test_a_run_whose_task_is_cancelled_is_charged_for_its_prompt(agent, provider, ledger):
     ledger.grant("ada")
     provider.behaviour = Behaviour.HANG

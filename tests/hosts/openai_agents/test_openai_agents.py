@@ -141,6 +141,27 @@ async def test_a_stream_ends_well_where_the_credits_do(agent, service, upstream,
     assert ledger.stopped_at(limit, "ada", heard)
 
 
+async def test_credits_that_end_within_a_tool_call_are_no_empty_answer(agent, service, upstream, provider, ledger):
+    agent.tools = [Agent(name="Expert", model="toy").as_tool("ask_expert", "Asks an expert.")]
+
+    async def hear(user: str) -> str:
+        metered = MeteredProvider(service, Payer(user), wrapped=upstream, min_output_tokens=1)
+        return await text_of(
+            Runner.run_streamed(agent, "Hello", run_config=RunConfig(model_provider=metered, tracing_disabled=True))
+        )
+
+    provider.behaviour = Behaviour.NO_USAGE
+    ledger.grant("bob")
+    assert await hear("bob") == ANSWER
+    (bob,) = ledger.tokens("bob")
+    ledger.grant("ada", affording(bob[0], 6))
+    provider.behaviour = Behaviour.CALL_TOOL
+    with pytest.raises(RequestRefused, match="ran out before there was an answer"):
+        await hear("ada")
+    await ledger.settled("ada")
+    assert len(ledger.charges("ada")) == len(provider.calls) - 1 == 1
+
+
 async def test_a_run_whose_task_is_cancelled_is_charged_for_its_prompt(agent, config, provider, ledger):
     ledger.grant("ada")
     provider.behaviour = Behaviour.HANG

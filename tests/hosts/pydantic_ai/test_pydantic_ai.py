@@ -173,19 +173,43 @@ async def test_usage_of_a_stream_that_was_cancelled_is_not_believed(service, led
 async def test_a_stream_ends_well_where_the_credits_do(service, model, provider, ledger):
     agent = Agent(model, deps_type=Deps, capabilities=[MeteredRequests(service, payer_of, min_output_tokens=1)])
 
+    async def hear(user: str) -> tuple[str, str]:
+        async with agent.run_stream("Hello", deps=Deps(user)) as stream:
+            text = "".join([piece async for piece in stream.stream_text(delta=True, debounce_by=None)])
+            return text, stream.response.finish_reason
+
+    provider.behaviour = Behaviour.NO_USAGE
+    ledger.grant("bob")
+    assert await hear("bob") == (ANSWER, "stop")
+    (bob,) = ledger.tokens("bob")
+    limit = affording(bob[0], THREE_WORDS_TOKENS + 1)
+    ledger.grant("ada", limit)
+    heard, reason = await hear("ada")
+    assert reason == "length"
+    await ledger.settled("ada")
+    assert ledger.stopped_at(limit, "ada", heard)
+
+
+async def test_credits_that_end_within_a_tool_call_are_no_empty_answer(service, model, provider, ledger):
+    agent = Agent(model, deps_type=Deps, capabilities=[MeteredRequests(service, payer_of, min_output_tokens=1)])
+
+    @agent.tool_plain
+    def shout(input: str) -> str:
+        return input.upper()
+
     async def hear(user: str) -> str:
         async with agent.run_stream("Hello", deps=Deps(user)) as stream:
-            return "".join([piece async for piece in stream.stream_text(delta=True, debounce_by=None)])
+            return await stream.get_output()
 
     provider.behaviour = Behaviour.NO_USAGE
     ledger.grant("bob")
     assert await hear("bob") == ANSWER
     (bob,) = ledger.tokens("bob")
-    limit = affording(bob[0], THREE_WORDS_TOKENS + 1)
-    ledger.grant("ada", limit)
-    heard = await hear("ada")
+    ledger.grant("ada", affording(bob[0], 6))
+    provider.behaviour = Behaviour.CALL_TOOL
+    assert "Buy credits" in await hear("ada")  # the host asks for the whole call, which is refused
     await ledger.settled("ada")
-    assert ledger.stopped_at(limit, "ada", heard)
+    assert len(ledger.charges("ada")) == len(provider.calls) - 1 == 1
 
 
 async def test_a_run_whose_task_is_cancelled_is_charged_for_its_prompt(agent, provider, ledger):
