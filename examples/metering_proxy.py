@@ -35,6 +35,7 @@ from credits_plugin import (
     HookCaller,
     RequestRefused,
     Settings,
+    Usage,
     build,
     hookimpl,
     load_settings,
@@ -67,6 +68,7 @@ class ProxySettings:
     """What the proxy needs to know. Without an ``upstream_url`` it starts a local stand-in for a model provider.
 
     ``provider`` names the upstream in the price list (``openai``), ``limit_field`` its name for a chat's output limit.
+    Where credits are short, answers are cut to what can be afforded, if that is ``least_output_tokens`` or more.
     """
 
     upstream_url: str | None = None
@@ -74,6 +76,7 @@ class ProxySettings:
     provider: str | None = None
     limit_field: str = "max_tokens"
     keys_path: str = "proxy_keys.db"
+    least_output_tokens: int = 256
 
 
 class KeyTable:
@@ -121,11 +124,10 @@ class HostPlugin:
     @hookimpl
     def resolve_account(self, http_request: web.Request) -> str | None:
         """Name the account of a request to the credits' pages and API; in a browser, the API key is the password."""
-        scheme, _, sent = http_request.headers.get("Authorization", "").partition(" ")
-        key = sent
+        scheme, _, key = http_request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "basic":
             with suppress(binascii.Error, UnicodeDecodeError):
-                key = base64.b64decode(sent).decode().partition(":")[2]
+                key = base64.b64decode(key).decode().partition(":")[2]
         payer = self._app[KEYS].find(key)
         return payer.account_id if payer else None
 
@@ -173,7 +175,7 @@ class UpstreamFailed(ApiError):
 
 
 class ClientGone(Exception):
-    """Nobody listens any more: what was sent is charged."""
+    """Nobody listens any more."""
 
 
 @web.middleware
@@ -198,8 +200,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 def answer_of(error: ApiError) -> web.Response:
     """Return an error as HTTP."""
-    headers = {"Content-Type": "application/json", **error.headers}
-    return web.Response(status=error.status, body=error.body, headers=headers)
+    sent = {"Content-Type": "application/json", **error.headers}
+    return web.Response(status=error.status, body=error.body, headers=sent)
 
 
 def require_payer(request: web.Request) -> Payer:
@@ -215,10 +217,16 @@ def require_payer(request: web.Request) -> Payer:
 async def relay(request: web.Request) -> web.StreamResponse:
     """Meter a call: refuse what cannot be metered or paid, or answer what the upstream says."""
     payer = require_payer(request)  # before the body is read
-    raw = await request.read()
-    names = {"provider": request.app[PROXY].provider, "request_id": request_id_of(request.headers, request.path, raw)}
+    raw, proxy = await request.read(), request.app[PROXY]
     try:
-        ai_request = request_of_body(request.path, body := read_object(raw), payer, **names)
+        ai_request = request_of_body(
+            request.path,
+            body := read_object(raw),
+            payer,
+            provider=proxy.provider,
+            request_id=request_id_of(request.headers, request.path, raw),
+            min_output_tokens=proxy.least_output_tokens,
+        )
     except ValueError as error:
         raise ApiError.of(400, "invalid_value", f"The body must be JSON: {error}.") from None
     except InvalidValue as error:
@@ -309,8 +317,7 @@ async def pass_on(upstream: aiohttp.ClientResponse, call: MeteredCall) -> web.Re
     """Read a whole answer, note what it says of its usage, and return it as it came."""
     raw = await upstream.read()
     answer = read_object(raw)
-    if usage := usage_of(answer):
-        call.report(usage)
+    call.report(usage_of(answer) or Usage())  # a usage of nothing counts as none
     call.add_streamed_text(text_of(answer))
     return web.Response(body=raw, headers=passed_back(upstream))
 
@@ -328,21 +335,14 @@ class Answer:
         """Pass the events on as they come, until the upstream's last one, or until there are no credits for more.
 
         Raises:
-            UpstreamFailed: it reported an error.
+            UpstreamFailed, ValueError: it reported an error; it broke off.
             ClientGone: nobody listens any more.
-            ValueError: it broke off.
         """
-        reader, rest = self._reader, b""
-        async for piece in upstream.content.iter_any():  # the reader by lines refuses those of 128 KiB
-            *lines, rest = (rest + piece).split(b"\n")
-            out = reader.read(lines)
-            if reader.usage is not None:
-                call.report(reader.usage)
-            goes_on = not reader.text or await call.deliver(reader.text) or reader.is_over
-            await self._send(out if goes_on else out + reader.out_of_credits(), call)
-            if reader.failure is not None:
-                raise UpstreamFailed(502, reader.failure)
-            if reader.is_over or not goes_on:
+        async for piece in upstream.content.iter_any():  # aiohttp's reader of lines refuses those of 128 KiB
+            await self._send(await self._reader.read(piece, call), call)
+            if failure := self._reader.failure:
+                raise UpstreamFailed(502, failure)
+            if self._reader.is_over:
                 return
         raise ValueError("the stream ended early")
 
@@ -383,6 +383,7 @@ def main() -> None:
         provider=get("UPSTREAM_PROVIDER") or None,
         limit_field=get("UPSTREAM_LIMIT_FIELD", limit_field),
         keys_path=get("PROXY_KEYS", "proxy_keys.db"),
+        least_output_tokens=int(get("PROXY_LEAST_OUTPUT_TOKENS", "256")),
     )
     match sys.argv[1:]:
         case ["add-key", account_id]:
@@ -390,8 +391,8 @@ def main() -> None:
         case ["revoke-key", key_id]:
             sys.exit(0 if KeyTable(proxy.keys_path).revoke(key_id) else f"there is no key {key_id}")
         case []:
-            host, port = get("PROXY_HOST", "127.0.0.1"), int(get("PROXY_PORT", "8090"))
-            web.run_app(create_app(proxy, load_settings()), host=host, port=port, handler_cancellation=True)
+            app, port = create_app(proxy, load_settings()), int(get("PROXY_PORT", "8090"))
+            web.run_app(app, host=get("PROXY_HOST", "127.0.0.1"), port=port, handler_cancellation=True)
         case _:
             sys.exit(__doc__)
 

@@ -1,4 +1,4 @@
-"""OpenAI's API as a host that passes it on sees it: what a request can cost, what goes upstream, what comes back. Pure.
+"""OpenAI's API as a host that passes it on sees it: what a request can cost, what goes upstream, what comes back.
 
 Requests are read strictly: a field is passed on only if what it can cost is counted, in the prompt, in the output's
 limit, or nowhere. One that chooses another model, a faster tier, a paid tool or something that is stored under the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Self, TypeAlias
 
@@ -18,7 +18,7 @@ from hookspecs import AIRequest, Refusal, Usage
 from ..errors import InvalidValue
 from ..pricing.usage import usage_from_openai
 from ..web import refusal_response
-from .base import Payer, request_of, usage_or_none
+from .base import Payer, StreamingCall, request_of, usage_or_none
 
 Body: TypeAlias = Mapping[str, Any]
 
@@ -55,9 +55,17 @@ _STATUSES: Final = {"unknown_model": 404, "invalid_value": 400, "unidentified": 
 
 
 def request_of_body(
-    path: str, body: Body, payer: Payer | None, *, provider: str | None = None, request_id: str | None = None
+    path: str,
+    body: Body,
+    payer: Payer | None,
+    *,
+    provider: str | None = None,
+    request_id: str | None = None,
+    min_output_tokens: int | None = None,
 ) -> AIRequest:
     """Return the request that a body to one of :data:`ENDPOINTS` makes; several choices count as one output.
+
+    ``min_output_tokens`` is for how short an answer it shall still be made, as in :class:`AIRequest`.
 
     Raises:
         InvalidValue: a field is wrong, or its cost is not known here; ``fields["field"]`` names it.
@@ -79,6 +87,7 @@ def request_of_body(
         messages=_prompt(path, body),
         tools=tools,
         max_output_tokens=1 if path == EMBEDDINGS else _output_limit(body),
+        min_output_tokens=min_output_tokens,
         stream=body.get("stream") is True,
     )
     return replace(request, request_id=request_id)
@@ -174,33 +183,45 @@ class ApiError(Exception):
 
 
 class StreamReader:
-    """Reads a streamed answer line by line, and says what of it the client gets.
+    """Reads a streamed answer as it comes, meters it, and says what of it the client gets.
 
-    After each :meth:`read`: ``text`` is what it brought, ``usage`` the last one reported, ``is_over`` whether the
-    upstream's last event came, ``failure`` the error that it reported instead. ``data: [DONE]`` is left out, so that it
-    can be sent after the settlement. A chat's usage is shown to clients that asked for it.
+    ``is_over`` says that the upstream's last event came or that the credits ended, ``failure`` is the error that it
+    reported instead. ``data: [DONE]`` is left out, so that it can be sent after the settlement. A chat's usage is shown
+    to clients that asked for it.
     """
 
     def __init__(self, path: str, body: Body) -> None:
         self._is_chat = path == CHAT
         self._shows_usage = not self._is_chat or _object(body.get("stream_options")).get("include_usage") is True
         self._last: Body = {}
-        self.text = ""
-        self.usage: Usage | None = None
+        self._rest = b""
+        self._text = ""
+        self._usage: Usage | None = None
         self.is_over = False
         self.failure: bytes | None = None
 
-    def read(self, lines: Iterable[bytes]) -> bytes:
-        """Read complete lines; one that is no JSON object is a failure."""
-        self.text = ""
-        return b"".join(self._read(line) for line in lines if not (self.is_over or self.failure))
+    async def read(self, piece: bytes, call: StreamingCall) -> bytes:
+        """Read what the network brought, count its text, report its usage, and return what the client gets of it."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        out: list[bytes] = []
+        for line in lines:
+            if self.is_over or self.failure is not None:
+                break
+            self._text = ""
+            out.append(self._read(line))
+            if self._text and not await call.deliver(self._text):
+                out.append(self._out_of_credits())
+                self.is_over = True
+        if self._usage is not None:
+            call.report(self._usage)
+        return b"".join(out)
 
     def last_event(self) -> bytes:
         """Return what ends a good answer."""
         return b"data: [DONE]\n\n" if self._is_chat else b""
 
-    def out_of_credits(self) -> bytes:
-        """Return what the client gets where the credits end: as if the limit were reached, or an error."""
+    def _out_of_credits(self) -> bytes:
+        # As if the limit were reached, where the protocol lets us say so.
         if not self._is_chat:
             body = ApiError.of(402, "insufficient_credits", "Your credits are used up.").body
             return b"data: " + body + b"\n\n"
@@ -220,9 +241,8 @@ class StreamReader:
         except ValueError:
             self.failure = ApiError.of(502, "upstream_failed", "The upstream's answer cannot be read.").body
             return b""
-        usage = usage_of(chunk)
-        self.usage = usage or self.usage
-        self.text += text_of(chunk)
+        self._usage = usage_of(chunk) or self._usage
+        self._text = text_of(chunk)
         if chunk.get("error") or chunk.get("type") in _FAILURES:
             self.failure = data
             return b""

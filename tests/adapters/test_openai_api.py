@@ -147,57 +147,73 @@ def test_text_is_everything_that_was_said_thought_and_asked_for_and_nothing_twic
         assert text_of(nonsense) == ""
 
 
+class Counted:
+    """A call that takes note of what it is told; its credits end after so many pieces of text."""
+
+    def __init__(self, pieces=99):
+        self.pieces, self.text, self.usage = pieces, [], None
+
+    def report(self, usage):
+        self.usage = usage
+
+    async def deliver(self, text):
+        self.text.append(text)
+        return len(self.text) < self.pieces
+
+
 def events(*chunks):
-    return [line for chunk in chunks for line in (b"data: " + json.dumps(chunk).encode(), b"")]
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
 
 
 def chunk(text, **more):
     return {"id": "c", "model": "toy", "choices": [{"index": 0, "delta": {"content": text}}], **more}
 
 
-def test_reader_reports_each_piece_and_the_last_usage():
-    reader = StreamReader(CHAT, {})
-    out = reader.read(events(chunk("a"), chunk("b", usage={"prompt_tokens": 5, "completion_tokens": 2})))
-    assert reader.text == "ab"
-    assert reader.usage == Usage(input=5, output=2)
+async def test_reader_counts_each_piece_and_reports_the_last_usage():
+    reader, call = StreamReader(CHAT, {}), Counted()
+    stream = events(chunk("a"), chunk("b", usage={"prompt_tokens": 5, "completion_tokens": 2}), chunk("c"))
+    out = b"".join([await reader.read(stream[at : at + 7], call) for at in range(0, len(stream), 7)])
+    assert call.text == ["a", "b", "c"]
+    assert call.usage == Usage(input=5, output=2)
     assert b"usage" not in out
-    reader.read(events(chunk("c")))
-    assert (reader.text, reader.usage) == ("c", Usage(input=5, output=2))
+    assert out == events(chunk("a"), chunk("b"), chunk("c"))
 
 
-def test_reader_leaves_the_end_to_be_sent_after_the_settlement():
-    reader = StreamReader(CHAT, {})
-    assert reader.read([b"data: [DONE]", b"", b"data: more"]) == b""
-    assert reader.is_over
+async def test_reader_leaves_the_end_to_be_sent_after_the_settlement():
+    reader, call = StreamReader(CHAT, {}), Counted()
+    assert await reader.read(b"data: [DONE]\n\n" + events(chunk("more")), call) == b""
+    assert (reader.is_over, call.text) == (True, [])
     assert reader.last_event() == b"data: [DONE]\n\n"
 
 
-def test_chunks_without_choices_that_are_no_usage_are_kept():
-    reader = StreamReader(CHAT, {})
+async def test_chunks_without_choices_that_are_no_usage_are_kept():
     filters = {"id": "c", "choices": [], "prompt_filter_results": [], "usage": None}
-    assert b"prompt_filter_results" in reader.read(events(filters))
+    assert b"prompt_filter_results" in await StreamReader(CHAT, {}).read(events(filters), Counted())
 
 
-def test_stream_whose_credits_end_ends_every_choice_as_if_at_its_limit():
-    reader = StreamReader(CHAT, {})
-    reader.read(events({**chunk("a"), "choices": [{"index": 0, "delta": {}}, {"index": 1, "delta": {}}]}))
-    last = json.loads(reader.out_of_credits().removeprefix(b"data: "))
+async def test_stream_whose_credits_end_ends_every_choice_as_if_at_its_limit():
+    reader, call = StreamReader(CHAT, {}), Counted(pieces=2)
+    two = {**chunk(""), "choices": [{"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}]}
+    out = await reader.read(events(two, two, chunk("never counted")), call)
+    last = json.loads(out.rpartition(b"data: ")[2])
     assert [(choice["index"], choice["finish_reason"]) for choice in last["choices"]] == [(0, "length"), (1, "length")]
     assert (last["id"], last["model"]) == ("c", "toy")
+    assert (reader.is_over, call.text) == (True, ["ab", "ab"])
 
 
-def test_response_whose_credits_end_is_an_error():
-    error = json.loads(StreamReader(RESPONSES, {}).out_of_credits().removeprefix(b"data: "))["error"]
-    assert error["code"] == "insufficient_credits"
+async def test_response_whose_credits_end_is_an_error():
+    delta = {"type": "response.output_text.delta", "delta": "a"}
+    out = await StreamReader(RESPONSES, {}).read(events(delta, delta), Counted(pieces=1))
+    assert json.loads(out.rpartition(b"data: ")[2])["error"]["code"] == "insufficient_credits"
+    assert out.count(b"output_text") == 1
 
 
 @pytest.mark.parametrize(
     "line", [b"data: {", b"data: []", b'data: {"error": {"message": "boom"}}', b"data: " + b"[" * 99_999]
 )
-def test_reader_stops_at_a_failure_and_keeps_what_came_before(line):
-    reader = StreamReader(CHAT, {})
-    out = reader.read([*events(chunk("a")), line, *events(chunk("b"))])
-    assert reader.failure is not None
+async def test_reader_stops_at_a_failure_and_keeps_what_came_before(line):
+    reader, call = StreamReader(CHAT, {}), Counted()
+    out = await reader.read(events(chunk("a")) + line + b"\n\n" + events(chunk("b")), call)
     assert "error" in json.loads(reader.failure)
-    assert reader.text == "a"
-    assert b'"b"' not in out
+    assert call.text == ["a"]
+    assert out == events(chunk("a"))
