@@ -200,8 +200,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 def answer_of(error: ApiError) -> web.Response:
     """Return an error as HTTP."""
-    sent = {"Content-Type": "application/json", **error.headers}
-    return web.Response(status=error.status, body=error.body, headers=sent)
+    error.headers.setdefault("Content-Type", "application/json")
+    return web.Response(status=error.status, body=error.body, headers=error.headers)
 
 
 def require_payer(request: web.Request) -> Payer:
@@ -216,8 +216,8 @@ def require_payer(request: web.Request) -> Payer:
 
 async def relay(request: web.Request) -> web.StreamResponse:
     """Meter a call: refuse what cannot be metered or paid, or answer what the upstream says."""
-    payer = require_payer(request)  # before the body is read
-    raw, proxy = await request.read(), request.app[PROXY]
+    payer, proxy = require_payer(request), request.app[PROXY]
+    raw = await request.read()
     try:
         ai_request = request_of_body(
             request.path,
@@ -237,8 +237,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
 
 async def meter(request: web.Request, body: Mapping[str, Any], ai_request: AIRequest) -> web.StreamResponse:
     """Hold credits, pass the call on, settle, and only then end the answer: who sees its end can see its cost."""
-    answer = Answer(request, body) if ai_request.stream else None
-    whole = web.Response()
+    answer, whole = Answer(request, body) if ai_request.stream else None, web.Response()
     try:
         async with request.app[CREDITS].metered(ai_request) as call:
             limit, name = call.hold.estimate.max_output_tokens, request.app[PROXY].limit_field
@@ -356,7 +355,7 @@ class Answer:
     async def _send(self, out: bytes, call: MeteredCall) -> None:
         try:
             if out:
-                await self.response.prepare(self._request)  # once; nothing happens again
+                await self.response.prepare(self._request)  # only the first time does anything
                 await self.response.write(out)
         except ConnectionError as error:
             call.client_gone()
@@ -391,8 +390,8 @@ def main() -> None:
         case ["revoke-key", key_id]:
             sys.exit(0 if KeyTable(proxy.keys_path).revoke(key_id) else f"there is no key {key_id}")
         case []:
-            app, port = create_app(proxy, load_settings()), int(get("PROXY_PORT", "8090"))
-            web.run_app(app, host=get("PROXY_HOST", "127.0.0.1"), port=port, handler_cancellation=True)
+            app, host = create_app(proxy, load_settings()), get("PROXY_HOST", "127.0.0.1")
+            web.run_app(app, host=host, port=int(get("PROXY_PORT", "8090")), handler_cancellation=True)
         case _:
             sys.exit(__doc__)
 

@@ -185,13 +185,16 @@ def respond(problem: Problem) -> web.Response:
 def refusal_response(refusal: Refusal) -> web.Response:
     """Return a host's answer to a refused AI request: 402 with the figures and the purchase link.
 
-    A refusal that money cannot cure (the gate failed, the model has no price) is a 503 or a 422.
+    A refusal that money cannot cure is another status: 401 where nobody is named who pays, 422 where the model has no
+    price, 503 where the gate failed.
     """
     match refusal.code:
         case InsufficientCredits.code | AccountInDebt.code | BudgetExceeded.code:
             problem = _payment_required(refusal)
         case UnknownModel.code | InvalidValue.code:
             problem = Problem(422, refusal.code, refusal.message)
+        case "unidentified":
+            problem = Problem(401, refusal.code, refusal.message)
         case _:
             problem = Problem(503, refusal.code, refusal.message, {"Retry-After": str(RETRY_AFTER_S)})
     return respond(problem)

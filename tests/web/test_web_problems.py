@@ -103,6 +103,11 @@ def test_a_budget_that_time_does_not_fill_names_no_time(changes: dict[str, objec
     assert problem.extra["budget"]["paused"] is bool(changes)
 
 
+def test_a_refusal_because_nobody_pays_is_a_401():
+    answer = refusal_response(Refusal("unidentified", "Sign in."))
+    assert (answer.status, json.loads(answer.text or "")["code"]) == (401, "unidentified")
+
+
 def test_a_refusal_hands_on_its_retry_token():
     answer = refusal_response(Refusal("insufficient_credits", "No.", 2, 1, URL, retry_token="abc.def"))
     assert json.loads(answer.text or "")["retry_token"] == "abc.def"
