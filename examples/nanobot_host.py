@@ -51,7 +51,7 @@ def build_app(service: Credits, provider: Provider, workspace: Path) -> web.Appl
         provider=metered.provider(make_provider(config)),
         preset_snapshot_loader=metered.presets(config),
     )
-    app = create_app(loop, model_name=provider.model)  # without nanobot's one key for all
+    app: web.Application = create_app(loop, model_name=provider.model)  # without nanobot's one key for all
     plug_into_api(app, service, identify=payer_of, model=provider.model)  # credits: 2. and refuse turns before headers
     return app
 

@@ -191,7 +191,9 @@ async def test_presets_are_metered_as_well(loop, ledger, provider):
 
 async def test_each_provider_that_a_fallback_asks_is_metered(config, service, provider, ledger):
     ledger.grant("ada")
-    broken = Config.model_validate(config.model_dump() | {"providers": {"custom": {"apiBase": "http://127.0.0.1:9/v1"}}})
+    broken = Config.model_validate(
+        config.model_dump() | {"providers": {"custom": {"apiBase": "http://127.0.0.1:9/v1"}}}
+    )
     primary = make_provider(broken)
     primary._CHAT_RETRY_DELAYS = ()
     preset = config.resolve_preset("short")
