@@ -59,7 +59,7 @@ class Host:
 
 
 @asynccontextmanager
-async def running_proxy(folder, upstream_url, *, database_url=None, **options):
+async def running_proxy(folder, upstream_url, *, database_url=None, handler_cancellation=True, **options):
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     database = database_url or f"sqlite:///{folder / 'credits.db'}"
@@ -68,7 +68,7 @@ async def running_proxy(folder, upstream_url, *, database_url=None, **options):
         upstream_url=upstream_url, upstream_key=KEY, keys_path=str(folder / "keys.db"), **options
     )
     app = proxy.create_app(where, settings)
-    runner = web.AppRunner(app, shutdown_timeout=1, handler_cancellation=True)
+    runner = web.AppRunner(app, shutdown_timeout=1, handler_cancellation=handler_cancellation)
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()

@@ -294,6 +294,17 @@ async def test_client_that_leaves_a_stream_stops_the_upstream_and_pays_for_what_
     assert usage.input > 0
 
 
+async def test_client_that_is_only_missed_when_writing_to_it_pays_for_what_came(tmp_path, upstream):
+    upstream.script = [chunk("word ")] * 20_000
+    async with running_proxy(tmp_path, upstream.url, handler_cancellation=False) as host, host.client() as client:
+        await host.grant(100 * GRANT)
+        stream = await ask(client, stream=True, max_tokens=100_000)
+        await anext(stream)
+        await stream.close()
+        _, usage = await settled(host)
+    assert usage.output > 0
+
+
 async def test_client_that_leaves_before_an_answer_stops_the_upstream_and_pays_for_the_prompt(host, client, upstream):
     upstream.hangs = True
     waiting = asyncio.ensure_future(ask(client))

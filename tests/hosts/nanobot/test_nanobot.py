@@ -22,7 +22,7 @@ from nanobot.providers.factory import make_provider
 from nanobot.providers.fallback_provider import FallbackProvider
 from stub_provider import ANSWER, Behaviour, StubProvider
 
-from credits_plugin import Credits, Usage
+from credits_plugin import AIRequest, Credits, Usage
 from credits_plugin.adapters import Payer
 from credits_plugin.adapters.nanobot import MeteredProviders, plug_into_api, usage_of
 from credits_plugin.ledger.audit import audit
@@ -158,6 +158,19 @@ async def test_a_provider_error_costs_nothing(client, provider, ledger, stream, 
     assert (ledger.charges("ada"), ledger.held("ada")) == ([], 0)
 
 
+async def test_nanobots_own_retries_are_held_each_and_only_the_answered_one_is_charged(client, loop, provider, ledger):
+    ledger.grant("ada")
+    loop.provider._CHAT_RETRY_DELAYS = (0.05,) * 50
+    provider.behaviour = Behaviour.FAIL
+    asking = asyncio.ensure_future(ask(client))
+    while len(provider.calls) < 2:
+        await asyncio.sleep(0.01)
+    provider.behaviour = Behaviour.ANSWER
+    assert await asking == ANSWER
+    assert ledger.charges("ada") == [COST]
+    assert ledger.held("ada") == 0
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_without_usage_is_charged_by_the_estimate_and_its_text(client, provider, ledger, stream):
     ledger.grant("ada")
@@ -175,6 +188,16 @@ async def test_a_stream_ends_where_the_credits_do(client, provider, ledger):
     ledger.grant("ada", limit)
     heard = await ask(client, stream=True, session="two")
     assert ledger.stopped_at(limit, "ada", heard.partition(" This request")[0])
+
+
+async def test_a_whole_answer_is_limited_to_what_can_be_paid(config, service, provider, ledger):
+    messages = [{"role": "user", "content": "Hello"}]
+    bound = await service.estimate(AIRequest("ada", "toy", messages, max_output_tokens=40))
+    ledger.grant("ada", bound.cost_microcredits)
+    metered = MeteredProviders(service, identify=lambda _: Payer("ada"), min_output_tokens=30)
+    await metered.provider(make_provider(config)).chat_with_retry(messages=messages)
+    (call,) = provider.calls
+    assert 30 <= call.get("max_tokens", call.get("max_completion_tokens")) <= 40
 
 
 async def test_what_nanobot_does_by_itself_has_nobody_who_pays(loop, provider):
