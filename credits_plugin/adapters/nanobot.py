@@ -7,7 +7,7 @@ provider, and nanobot's own retries through the methods that are replaced here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from hookspecs import AIRequest, Refusal, Usage
 from ..bootstrap import Credits
 from ..metering import MeteredCall, RequestRefused
 from .aiohttp_host import current_payer, gate_turns, plug_in
-from .base import Identify, request_of, usage_of_totals
+from .base import Identify, out_of_credits, request_of, usage_of_totals
 
 TURNS: Final = ("/v1/chat/completions",)
 _PLAIN: Final = ("chat", "chat_with_context")
@@ -88,7 +88,7 @@ class MeteredProviders:
             try:
                 request = self._request(provider, arguments, stream=stream)
                 async with self._credits.metered(request) as call:
-                    return await _answer(call, call_model, arguments, stream=stream)
+                    return await self._answer(call, call_model, arguments, stream=stream)
             except RequestRefused as refused:
                 return await _refuse(refused.refusal, arguments)
             except _Failed as failed:
@@ -107,6 +107,27 @@ class MeteredProviders:
             stream=stream,
         )
 
+    async def _answer(
+        self, call: MeteredCall, call_model: Call, arguments: dict[str, Any], *, stream: bool
+    ) -> LLMResponse:
+        said: list[str] = []
+        limited = {**arguments, "max_tokens": call.hold.estimate.max_output_tokens}
+        if stream:
+            limited["on_content_delta"] = _counted(call, arguments.get("on_content_delta"), said)
+            limited["on_thinking_delta"] = _counted(call, arguments.get("on_thinking_delta"), [])
+        try:
+            response = await call_model(**limited)
+        except _OutOfCredits:
+            if not any(said):
+                return await _refuse(out_of_credits(self._credits).refusal, arguments)
+            return LLMResponse(content="".join(said), finish_reason="stop")
+        if usage := usage_of(response.usage):
+            call.report(usage)
+        if response.finish_reason == "error":
+            raise _Failed(response)
+        call.add_streamed_text(_calls_of(response) if stream else _text_of(response))
+        return response
+
 
 class _Failed(Exception):
     """The provider failed, which nanobot tells by a response."""
@@ -118,25 +139,6 @@ class _Failed(Exception):
 
 class _OutOfCredits(BaseException):
     """Ends a stream from within its callbacks; providers turn other exceptions into responses."""
-
-
-async def _answer(call: MeteredCall, call_model: Call, arguments: dict[str, Any], *, stream: bool) -> LLMResponse:
-    said: list[str] = []
-    limited = {**arguments, "max_tokens": call.hold.estimate.max_output_tokens}
-    if stream:
-        limited["on_content_delta"] = _counted(call, arguments.get("on_content_delta"), said)
-        limited["on_thinking_delta"] = _counted(call, arguments.get("on_thinking_delta"), [])
-    try:
-        response = await call_model(**limited)
-    except _OutOfCredits:
-        return LLMResponse(content="".join(said), finish_reason="stop")
-    if usage := usage_of(response.usage):
-        call.report(usage)
-    if response.finish_reason == "error":
-        raise _Failed(response)
-    if not stream:
-        call.add_streamed_text(_text_of(response))
-    return response
 
 
 def _counted(call: MeteredCall, tell: Delta | None, said: list[str]) -> Delta:
@@ -174,7 +176,9 @@ def usage_of(usage: LLMUsage | None) -> Usage | None:
 
 
 def _text_of(response: LLMResponse) -> str:
-    calls: Sequence[Any] = response.tool_calls
-    return "".join(
-        [response.content or "", response.reasoning_content or "", *(f"{call.name}{call.arguments}" for call in calls)]
-    )
+    return (response.content or "") + (response.reasoning_content or "") + _calls_of(response)
+
+
+def _calls_of(response: LLMResponse) -> str:
+    """Return the calls of tools as text: nanobot's callbacks tell of them in other shapes, or not at all."""
+    return "".join(f"{call.name}{call.arguments}" for call in response.tool_calls)

@@ -17,7 +17,7 @@ from nanobot.agent.loop import AgentLoop
 from nanobot.agent.tools.registry import ToolRegistry
 from nanobot.api.server import create_app
 from nanobot.config.schema import Config
-from nanobot.providers.base import LLMUsage
+from nanobot.providers.base import LLMProvider, LLMResponse, LLMUsage, ToolCallRequest
 from nanobot.providers.factory import make_provider
 from nanobot.providers.fallback_provider import FallbackProvider
 from stub_provider import ANSWER, Behaviour, StubProvider
@@ -198,6 +198,40 @@ async def test_a_whole_answer_is_limited_to_what_can_be_paid(config, service, pr
     await metered.provider(make_provider(config)).chat_with_retry(messages=messages)
     (call,) = provider.calls
     assert 30 <= call.get("max_tokens", call.get("max_completion_tokens")) <= 40
+
+
+class Thinker(LLMProvider):
+    """Thinks, and says nothing."""
+
+    async def chat(self, **_arguments: Any) -> LLMResponse:
+        return LLMResponse(content="", tool_calls=[ToolCallRequest("1", "look_up", {"where": "here"})])
+
+    async def chat_stream(self, *, on_thinking_delta: Any, **_arguments: Any) -> LLMResponse:
+        for _ in range(5_000):
+            await on_thinking_delta("thought ")
+        return LLMResponse(content="", finish_reason="stop")
+
+    def get_default_model(self) -> str:
+        return "toy"
+
+
+async def test_a_stream_whose_credits_end_before_it_said_anything_says_so(service, ledger):
+    messages = [{"role": "user", "content": "Hello"}]
+    bound = await service.estimate(AIRequest("ada", "toy", messages, max_output_tokens=300, stream=True))
+    ledger.grant("ada", bound.cost_microcredits)
+    metered = MeteredProviders(service, identify=lambda _: Payer("ada"), min_output_tokens=1)
+    thinker = metered.provider(Thinker(provider_name="thinker"))
+    answer = await thinker.chat_stream_with_retry(messages=messages, max_tokens=90_000)
+    assert "ran out before" in answer.content
+    assert 0 < sum(ledger.charges("ada")) <= bound.cost_microcredits
+
+
+async def test_calls_of_tools_count_as_text_where_no_usage_is_reported(service, ledger):
+    ledger.grant("ada")
+    metered = MeteredProviders(service, identify=lambda _: Payer("ada"))
+    await metered.provider(Thinker(provider_name="thinker")).chat(messages=[{"role": "user", "content": "Hello"}])
+    (said,) = ledger.said("ada")
+    assert said >= 5
 
 
 async def test_what_nanobot_does_by_itself_has_nobody_who_pays(loop, provider):
