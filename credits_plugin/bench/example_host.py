@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from types import ModuleType
-from typing import Final
+from typing import Final, Self
 
 from aiohttp import web
 
-from hookspecs import AIRequest, Estimate, Hold, Outcome
+from hookspecs import AIRequest, Estimate, Hold, Usage
 
 from ..sandbox.demo import load_example
 from ..settings import Settings
@@ -23,16 +23,32 @@ from .host_process import serve_until_told
 SESSION_KEY: Final = b"a key of hosts that live for a minute"
 
 
-class NoHooks:
-    """Stands where the host's hooks are, in a host without the plugin."""
+class FreeCall:
+    """Stands where a metered call is, in a host without the plugin: lets everything pass, and charges nothing."""
 
-    async def before_ai_request(self, request: AIRequest) -> Hold:
-        """Let everything pass."""
+    def __init__(self, request: AIRequest) -> None:
+        self.request = request
         bound = Estimate(request.model, 0, request.max_output_tokens or 1, 0)
-        return Hold(1, request.account_id, 0, bound, 1, 0)
+        self.hold = Hold(1, request.account_id, 0, bound, 1, 0)
 
-    async def after_ai_request(self, request: AIRequest, hold: Hold, outcome: Outcome) -> None:
-        """Charge nothing."""
+    async def deliver(self, _text: str) -> bool:
+        """Go on."""
+        return True
+
+    def report(self, usage: Usage) -> None:
+        """Forget it."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        pass
+
+
+class FreeCredits:
+    """Stands where the service is."""
+
+    metered = FreeCall
 
 
 def main(kind: str, database_url: str, model_url: str, keys_path: str = "") -> None:
@@ -52,7 +68,7 @@ def main(kind: str, database_url: str, model_url: str, keys_path: str = "") -> N
 
 def _unplug(example: ModuleType) -> None:
     def plug_in_nothing(app: web.Application, _settings: Settings) -> None:
-        app[example.HOOKS] = NoHooks()
+        app[example.CREDITS] = FreeCredits()
 
     vars(example)["plug_in_credits"] = plug_in_nothing
 
