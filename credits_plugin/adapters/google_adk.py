@@ -51,7 +51,8 @@ class MeteredModels(BasePlugin):
         model = await agent.canonical_model_async(callback_context)
         if not isinstance(model, MeteredModel):
             # ADK looks at the class of a model, so a wrapper would be treated differently than what it wraps.
-            object.__setattr__(model, "__class__", _metered_class(type(model)))
+            plain: Any = type(model)
+            object.__setattr__(model, "__class__", _metered_class(plain))
         payer, run_id = self._identify(callback_context), callback_context.invocation_id
         _asked.set(_Asked(self._service, payer, run_id, llm_request))
 
@@ -181,7 +182,8 @@ def _piece(part: types.Part) -> dict[str, Any]:
 
 
 def _text_of(part: types.Part) -> str:
-    return part.text if part.text is not None else part.model_dump_json(exclude_none=True, exclude={"inline_data"})
+    text: str | None = part.text
+    return text if text is not None else str(part.model_dump_json(exclude_none=True, exclude={"inline_data"}))
 
 
 def _json(value: Any) -> str:
