@@ -52,6 +52,7 @@ class Turn(NamedTuple):
 class _Door:
     service: Credits
     identify: Identify[Turn]
+    min_output_tokens: int | None
 
 
 class CreditsPlugin:
@@ -61,9 +62,9 @@ class CreditsPlugin:
         self._door: _Door | None = None
         self._is_told = False
 
-    def configure(self, service: Credits, identify: Identify[Turn]) -> None:
+    def configure(self, service: Credits, identify: Identify[Turn], *, min_output_tokens: int | None = None) -> None:
         """Meter from now on; ``identify`` names who pays for a turn, and for the sub-agents that it starts."""
-        self._door = _Door(service, identify)
+        self._door = _Door(service, identify, min_output_tokens)
 
     @hookimpl
     def load_state(self, message: Any, session_id: str) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class CreditsPlugin:
         payer = state.get(_PAYER)
         if payer is None:
             return LlmCallDecision.finish(UNIDENTIFIED.text)
-        _asked.set(_Asked(self._door.service, payer))
+        _asked.set(_Asked(self._door, payer))
         return None
 
     def _tell_once(self) -> None:
@@ -97,7 +98,7 @@ class CreditsPlugin:
 
 
 class _Asked(NamedTuple):
-    service: Credits
+    door: _Door
     payer: Payer
 
 
@@ -130,8 +131,8 @@ async def _complete(asked: _Asked, candidate: Any, complete: Complete, **argumen
     """Hold, ask the provider, settle, at the end of the stream if it is one; or answer with the refusal."""
     async with AsyncExitStack() as stack:
         try:
-            request = _request(asked.payer, candidate, arguments)
-            call = await stack.enter_async_context(asked.service.metered(request))
+            request = _request(asked, candidate, arguments)
+            call = await stack.enter_async_context(asked.door.service.metered(request))
         except RequestRefused as refused:
             return _answer(refused.refusal, candidate.model_id)
         answer = await complete(**_limited(arguments, call))
@@ -141,14 +142,15 @@ async def _complete(asked: _Asked, candidate: Any, complete: Complete, **argumen
         return answer
 
 
-def _request(payer: Payer, candidate: Any, arguments: Mapping[str, Any]) -> AIRequest:
+def _request(asked: _Asked, candidate: Any, arguments: Mapping[str, Any]) -> AIRequest:
     return request_of(
-        payer,
+        asked.payer,
         model=candidate.model_id,
         provider=candidate.provider.value,
         messages=arguments["messages"],
         tools=arguments.get("tools") or (),
         max_output_tokens=next((arguments[name] for name in _LIMITS if arguments.get(name)), None),
+        min_output_tokens=asked.door.min_output_tokens,
         stream=bool(arguments.get("stream")),
     )
 

@@ -35,10 +35,13 @@ class MeteredModels(BasePlugin):
     From its first call on a model serves runners with this plugin alone; others are refused with ``unidentified``.
     """
 
-    def __init__(self, service: Credits, identify: Identify[CallbackContext]) -> None:
+    def __init__(
+        self, service: Credits, identify: Identify[CallbackContext], *, min_output_tokens: int | None = None
+    ) -> None:
         super().__init__(name="credits")
         self._service = service
         self._identify = identify
+        self._min_output_tokens = min_output_tokens
 
     async def before_run_callback(self, *, invocation_context: Any) -> types.Content | None:
         """Refuse a live session."""
@@ -54,7 +57,7 @@ class MeteredModels(BasePlugin):
             plain: Any = type(model)
             object.__setattr__(model, "__class__", _metered_class(plain))
         payer, run_id = self._identify(callback_context), callback_context.invocation_id
-        _asked.set(_Asked(self._service, payer, run_id, llm_request))
+        _asked.set(_Asked(self._service, payer, run_id, llm_request, self._min_output_tokens))
 
 
 class _Asked(NamedTuple):
@@ -62,6 +65,7 @@ class _Asked(NamedTuple):
     payer: Payer | None
     run_id: str
     llm_request: LlmRequest
+    min_output_tokens: int | None
 
 
 _asked: Final[ContextVar[_Asked | None]] = ContextVar("credits_adk_asked", default=None)
@@ -108,6 +112,7 @@ def _metered(llm_request: LlmRequest, *, model: str, stream: bool) -> MeteredCal
         messages=list(_chat(llm_request)),
         tools=list(_tools(llm_request.config)),
         max_output_tokens=llm_request.config.max_output_tokens,
+        min_output_tokens=asked.min_output_tokens,
         run_id=asked.run_id,
         stream=stream,
     )

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
@@ -82,6 +82,7 @@ class Door:
     identify_request: Identify[web.Request]
     identify_session: Identify[Session]
     prepare_app: Callable[[web.Application], None]
+    min_output_tokens: int | None
 
 
 class CreditsPlugin:
@@ -98,6 +99,7 @@ class CreditsPlugin:
         identify_request: Identify[web.Request] = lambda _request: None,
         identify_session: Identify[Session] = lambda _session: None,
         prepare_app: Callable[[web.Application], None] = lambda _app: None,
+        min_output_tokens: int | None = None,
     ) -> None:
         """Meter from now on; call it before the gateway starts.
 
@@ -105,7 +107,7 @@ class CreditsPlugin:
         turn from a chat platform or the command line. ``prepare_app`` gets the API server's application before it is
         frozen, to mount the credits' pages.
         """
-        self.door = Door(service, identify_request, identify_session, prepare_app)
+        self.door = Door(service, identify_request, identify_session, prepare_app, min_output_tokens)
 
     def register(self, context: Any) -> None:
         """Be loaded by hermes, whose ``PluginContext`` this is."""
@@ -138,7 +140,8 @@ class CreditsPlugin:
         door: Door, request: Mapping[str, Any], turn: Turn | None, context: Mapping[str, Any]
     ) -> SyncMeteredCall:
         payer = turn.payer if turn is not None else door.identify_session(_session())
-        return door.service.sync.metered(_request(payer, request, context))
+        asked = _request(payer, request, context)
+        return door.service.sync.metered(replace(asked, min_output_tokens=door.min_output_tokens))
 
     def _make_api_server(self, config: Any) -> Any:
         if self.door is None:

@@ -53,10 +53,17 @@ class MeteredProxy(CustomLogger):
     The first request starts the service's jobs: litellm has no place of its own to start them.
     """
 
-    def __init__(self, service: Credits, identify: Identify[UserAPIKeyAuth] = payer_of_key) -> None:
+    def __init__(
+        self,
+        service: Credits,
+        identify: Identify[UserAPIKeyAuth] = payer_of_key,
+        *,
+        min_output_tokens: int | None = None,
+    ) -> None:
         super().__init__()
         self._service = service
         self._identify = identify
+        self._min_output_tokens = min_output_tokens
         self._open: dict[str, MeteredCall] = {}
         self._jobs: asyncio.Future[None] | None = None
 
@@ -131,6 +138,7 @@ class MeteredProxy(CustomLogger):
             messages=data.get("messages") or [{"role": "user", "content": prompt}],
             tools=data.get("tools") or data.get("functions") or (),
             max_output_tokens=1 if "input" in data else limit,
+            min_output_tokens=self._min_output_tokens and self._min_output_tokens * answers,
             stream=bool(data.get("stream")),
         )
 

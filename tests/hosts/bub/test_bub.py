@@ -16,15 +16,11 @@ from bub.channels.message import ChannelMessage
 from bub.framework import BubFramework
 from bub.store import InMemoryTapeStore
 from host_examples import run_example
-from host_ledger import COST
+from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS_TOKENS, affording
 from stub_provider import ANSWER, WORDS, Behaviour, StubProvider
 
 from credits_plugin import Credits
 from credits_plugin.adapters import Payer, bub
-from credits_plugin.pricing.tokens import count_text_tokens
-
-PARTIAL_TOKENS = count_text_tokens("one two three", "toy")  # what the provider says before it breaks off or hangs
-WHOLE_TOKENS = count_text_tokens(ANSWER, "toy")
 
 
 @pytest.fixture
@@ -113,7 +109,7 @@ async def test_an_abandoned_stream_costs_the_prompt_and_what_was_streamed(framew
         assert ledger.held("ann") > 0
     [(prompt, _, _, output, _)] = ledger.tokens("ann")
     assert prompt > 0
-    assert output == PARTIAL_TOKENS
+    assert output == THREE_WORDS_TOKENS
     assert ledger.held("ann") == 0
 
 
@@ -133,7 +129,7 @@ async def test_a_cancelled_turn_costs_the_prompt_and_what_was_streamed(framework
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [tokens[3] for tokens in ledger.tokens("ann")] == [PARTIAL_TOKENS]
+    assert [tokens[3] for tokens in ledger.tokens("ann")] == [THREE_WORDS_TOKENS]
     assert ledger.held("ann") == 0
 
 
@@ -158,8 +154,19 @@ async def test_an_answer_without_usage_costs_the_prompt_and_the_text(framework, 
     ledger.grant("ann")
     provider.behaviour = Behaviour.NO_USAGE
     assert await chat(framework, "ann", stream=True) == ANSWER
-    assert [tokens[3] for tokens in ledger.tokens("ann")] == [WHOLE_TOKENS]
+    assert [tokens[3] for tokens in ledger.tokens("ann")] == [ANSWER_TOKENS]
     assert ledger.held("ann") == 0
+
+
+async def test_a_stream_ends_where_the_credits_do(framework, service, plugin, ledger, provider):
+    plugin.configure(service, identify, min_output_tokens=1)
+    provider.behaviour = Behaviour.NO_USAGE
+    ledger.grant("ben")
+    assert await chat(framework, "ben", stream=True) == ANSWER
+    limit = affording(ledger.tokens("ben")[0][0], THREE_WORDS_TOKENS + 1)
+    ledger.grant("ann", limit)
+    heard = await chat(framework, "ann", stream=True)
+    assert ledger.stopped_at(limit, "ann", heard)
 
 
 async def test_each_attempt_of_a_fallback_is_a_call_of_its_own(framework, plugin, ledger, provider, monkeypatch):

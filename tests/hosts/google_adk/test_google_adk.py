@@ -17,15 +17,11 @@ from google.adk.runners import InMemoryRunner
 from google.adk.tools.agent_tool import AgentTool
 from google.genai import types
 from host_examples import run_example
-from host_ledger import COST
+from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS_TOKENS, affording
 from stub_provider import ANSWER, Behaviour
 
 from credits_plugin.adapters import Payer
 from credits_plugin.adapters.google_adk import MeteredModels
-from credits_plugin.pricing.tokens import count_text_tokens
-
-PARTIAL_TOKENS = count_text_tokens("one two three", "toy")
-WHOLE_TOKENS = count_text_tokens(ANSWER, "toy")
 
 
 class ChatModel(BaseLlm):
@@ -140,7 +136,7 @@ async def test_an_abandoned_stream_costs_the_prompt_and_what_was_streamed(runner
     await listen(runner, "ann")
     [(prompt, _, _, output, _)] = ledger.tokens("ann")
     assert prompt > 0
-    assert output == PARTIAL_TOKENS
+    assert output == THREE_WORDS_TOKENS
     assert ledger.held("ann") == 0
 
 
@@ -153,7 +149,7 @@ async def test_a_cancelled_run_costs_the_prompt_and_what_was_streamed(runner, le
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [tokens[3] for tokens in ledger.tokens("ann")] == [PARTIAL_TOKENS]
+    assert [tokens[3] for tokens in ledger.tokens("ann")] == [THREE_WORDS_TOKENS]
     assert ledger.held("ann") == 0
 
 
@@ -179,8 +175,22 @@ async def test_an_answer_without_usage_costs_the_prompt_and_the_text_once(runner
     ledger.grant("ann")
     provider.behaviour = Behaviour.NO_USAGE
     await chat(runner, "ann", stream=stream)
-    assert [tokens[3] for tokens in ledger.tokens("ann")] == [WHOLE_TOKENS]
+    assert [tokens[3] for tokens in ledger.tokens("ann")] == [ANSWER_TOKENS]
     assert ledger.held("ann") == 0
+
+
+async def test_a_stream_ends_well_where_the_credits_do(service, model, ledger, provider):
+    plugin = MeteredModels(service, identify, min_output_tokens=1)
+    agent = LlmAgent(name="helper", model=model)
+    runner = InMemoryRunner(agent=agent, app_name="test", plugins=[plugin])
+    provider.behaviour = Behaviour.NO_USAGE
+    ledger.grant("ben")
+    await chat(runner, "ben", stream=True)
+    limit = affording(ledger.tokens("ben")[0][0], THREE_WORDS_TOKENS + 1)
+    ledger.grant("ann", limit)
+    last = (await chat(runner, "ann", stream=True))[-1]
+    assert (last.partial, last.finish_reason) == (None, types.FinishReason.MAX_TOKENS)
+    assert ledger.stopped_at(limit, "ann", text(last))
 
 
 async def test_reasoning_that_a_model_counts_twice_is_charged_once(service, provider, ledger):

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,15 +23,12 @@ from gateway.platform_registry import platform_registry
 from gateway.platforms import api_server
 from hermes_cli.plugins import PluginContext, PluginManifest, get_plugin_manager
 from host_examples import EXAMPLES
-from host_ledger import COST
+from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS_TOKENS, affording
 from stub_provider import ANSWER, Behaviour
 
 from credits_plugin.adapters import Payer, hermes
-from credits_plugin.pricing.tokens import count_text_tokens
 from credits_plugin.sandbox.model_server import ModelServer
 
-PARTIAL_TOKENS = count_text_tokens("one two three", "toy")
-WHOLE_TOKENS = count_text_tokens(ANSWER, "toy")
 OPERATOR = "operator-key-of-32-characters-or-more"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
@@ -136,7 +134,7 @@ async def test_a_client_that_leaves_a_stream_pays_for_the_prompt_and_what_was_st
     await settled(ledger, "ann")
     [(prompt, _, _, output, _)] = ledger.tokens("ann")
     assert prompt > 0
-    assert output == PARTIAL_TOKENS
+    assert output == THREE_WORDS_TOKENS
 
 
 async def test_a_provider_that_fails_costs_nothing(server, ledger, provider):
@@ -168,7 +166,20 @@ async def test_an_answer_without_usage_costs_the_prompt_and_the_text_once(server
     if stream:
         await text_of(answer)
     await settled(ledger, "ann")
-    assert [tokens[3] for tokens in ledger.tokens("ann")] == [WHOLE_TOKENS]
+    assert [tokens[3] for tokens in ledger.tokens("ann")] == [ANSWER_TOKENS]
+
+
+async def test_a_stream_ends_where_the_credits_do(server, service, plugin, ledger, provider):
+    plugin.door = replace(plugin.door, min_output_tokens=1)
+    provider.behaviour = Behaviour.NO_USAGE
+    ledger.grant("ben")
+    assert await text_of(await ask(server, "ben", stream=True)) == ANSWER
+    await settled(ledger, "ben")
+    limit = affording(ledger.tokens("ben")[0][0], THREE_WORDS_TOKENS + 1)
+    ledger.grant("ann", limit)
+    heard = await text_of(await ask(server, "ann", stream=True))
+    await settled(ledger, "ann")
+    assert ledger.stopped_at(limit, "ann", heard)
 
 
 async def test_users_at_the_same_time_each_pay_for_their_own(server, ledger, provider):

@@ -18,14 +18,13 @@ import httpx
 import openai
 import pytest
 from host_examples import EXAMPLES
-from host_ledger import COST, PRICES, Ledger
+from host_ledger import COST, PRICES, THREE_WORDS_TOKENS, Ledger, affording
 from stub_provider import ANSWER, Behaviour, StubProvider
 
 from credits_plugin import Credits, Settings, build
-from credits_plugin.pricing.tokens import count_text_tokens
+from credits_plugin.pricing.prompt import estimate_input_tokens
 from credits_plugin.sandbox.model_server import ModelServer
 
-PARTIAL_TOKENS = count_text_tokens("one two three", "toy")
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 START_S = 60
 CONFIG = """
@@ -42,7 +41,10 @@ general_settings: {custom_auth: callbacks.authenticate}
 """
 CALLBACKS = """
 from litellm.proxy._types import UserAPIKeyAuth
-from litellm_proxy_callbacks import metered_proxy
+from credits_plugin.adapters.litellm_proxy import MeteredProxy
+from litellm_proxy_callbacks import metered_proxy as example
+
+metered_proxy = MeteredProxy(example._service, min_output_tokens=1)
 
 async def authenticate(request, api_key):
     user = api_key.removeprefix("sk-")
@@ -162,7 +164,7 @@ def test_a_stream_costs_what_the_provider_reported_though_the_client_asked_for_n
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_without_credits_the_client_gets_402_and_the_provider_is_not_called(proxy, ledger, provider, stream):
-    ledger.grant("bob", 100)
+    ledger.grant("bob", 100)  # less than the prompt and one token
     with pytest.raises(openai.APIStatusError) as refused:
         ask(proxy, "bob", stream=stream)
     problem = refused.value.body["provider_specific_fields"]
@@ -187,7 +189,7 @@ def test_a_client_that_leaves_a_stream_pays_for_the_prompt_and_what_was_streamed
         assert ledger.held("eve") > 0
     [(prompt, _, _, output, _)] = settled(ledger, "eve")
     assert prompt > 0
-    assert output == PARTIAL_TOKENS
+    assert output == THREE_WORDS_TOKENS
 
 
 def test_a_provider_that_fails_costs_nothing(proxy, ledger, provider):
@@ -214,6 +216,18 @@ def test_a_stream_without_usage_costs_the_prompt_and_the_text(proxy, ledger, pro
     [(prompt, _, _, output, _)] = settled(ledger, "hal")
     assert prompt > 0
     assert output > 0
+
+
+def test_a_stream_ends_where_the_credits_do(proxy, ledger, provider):
+    def hear(user: str) -> str:
+        stream = ask(proxy, user, stream=True)
+        heard = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        settled(ledger, user)
+        return heard
+
+    limit = affording(estimate_input_tokens(HELLO, model="toy"), THREE_WORDS_TOKENS + 1)
+    ledger.grant("pia", limit)
+    assert ledger.stopped_at(limit, "pia", hear("pia"))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -248,9 +262,9 @@ def test_several_answers_are_held_for_together(proxy, ledger, provider):
     ledger.grant("lea")
     ask(proxy, "lea", n=4, max_tokens=100)
     assert provider.calls[0]["max_tokens"] == 100
-    ledger.grant("max", 30_000)  # one answer of 100 tokens may cost 23,000, four 92,000
-    with pytest.raises(openai.APIStatusError, match="credits"):
-        ask(proxy, "max", n=4, max_tokens=100)
+    ledger.grant("max", 92_000)  # what 400 tokens cost, without the prompt
+    ask(proxy, "max", n=4, max_tokens=100)
+    assert 0 < provider.calls[1]["max_tokens"] < 100
 
 
 def test_a_route_that_cannot_be_metered_is_refused(proxy, ledger, provider):
