@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from python import find_python
+
 ROOT: Final = Path(__file__).parents[2]
 HERE: Final = Path(__file__).parent
 ENVIRONMENTS: Final = ROOT / "build" / "hosts"
@@ -31,7 +33,7 @@ class Host:
     name: str
     packages: tuple[str, ...]
     light: bool = False
-    python: str = "python3"
+    python: str | None = None
     extras: tuple[str, ...] = ()
 
     @property
@@ -75,7 +77,7 @@ def load_hosts() -> dict[str, Host]:
             name,
             tuple(entry["packages"]),
             light=entry.get("light", False),
-            python=entry.get("python", "python3"),
+            python=entry.get("python"),
             extras=tuple(entry.get("extras", ())),
         )
         for name, entry in table.items()
@@ -101,7 +103,8 @@ def environment(host: Host) -> Path:
     described = hashlib.sha256(f"{host!r}{(ROOT / 'pyproject.toml').read_text()}".encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != described:
         shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([host.python, "-m", "venv", folder], check=True)
+        made_by = find_python(host.python) if host.python else "python3"
+        subprocess.run([made_by, "-m", "venv", folder], check=True)
         project = f"{ROOT}[{','.join(host.extras)}]" if host.extras else str(ROOT)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--editable", project, *TOOLS, *host.packages], check=True)
