@@ -116,12 +116,28 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class SpentBudget:
+    """The cap that refuses a request: what an account, member, key or run may spend in a day, a month, or in all.
+
+    ``ends_at_ms`` is when it starts anew, None for never; a paused run goes on once it is resumed.
+    """
+
+    kind: str
+    name: str
+    period: str
+    limit_microcredits: int | None = None
+    ends_at_ms: int | None = None
+    is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a request must not be sent. A value, never an exception: several hosts swallow exceptions and serve anyway.
 
     ``code`` is stable (``insufficient_credits``, ``account_in_debt``, ``unknown_model``, ``gate_failed``, …);
     ``message`` is for a person. Amounts are microcredits. Answer it with HTTP 402 and the ``purchase_url``; a host that
     answers in a chat sends :attr:`text`. ``retry_token`` lets the payer wait until the request can be afforded.
+    ``budget`` is the cap that refused, where it was not the balance.
     """
 
     code: str
@@ -130,6 +146,7 @@ class Refusal:
     available_microcredits: int = 0
     purchase_url: str | None = None
     retry_token: str | None = None
+    budget: SpentBudget | None = None
 
     @property
     def text(self) -> str:

@@ -18,11 +18,15 @@ from hookspecs import HookCaller, Usage
 
 from .database import Reads
 from .errors import CreditsError
+from .ledger.budget_entries import BudgetKind, BudgetPeriod, RemoveBudget
+from .ledger.budget_queries import idle_runs
 from .ledger.entries import OPEN_ENDED_MS, ExpireHold, ExpireLots, HoldStatus
 from .ledger.ids import IdMaker, first_id_at, now_ms
 from .ledger.work import Transaction
 from .ledger.writer import LedgerWriter
 from .metering import PriceVersions
+from .metering.observation_rows import MOST_ROWS, load, store
+from .metering.observations import Observations
 from .models import Account, Hold
 from .notify.outbox import due_events, mark_delivered, mark_failed
 from .payments.reconcile import reconcile
@@ -33,12 +37,14 @@ from .settings import Settings, UnknownUsageRule
 logger = logging.getLogger(__name__)
 
 _PAGE: Final = 500
+EXCHANGE_S: Final = 30
+"""How often hosts exchange what they have observed; a host that dies forgets as much."""
 TOMBSTONE_DAYS: Final = 2
 """How long an ended hold is remembered, so that a late settle or a retried request id still finds it."""
-_DAY_MS: Final = 86_400_000
 _LATE_MS: Final = 600_000
 """How much older than its commit, by its host's clock, a hold's id may be for the next sweep to find it."""
-_LOOK_BACK_MS: Final = 3_600_000
+_HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * _HOUR_MS
 
 
 @dataclass(slots=True)
@@ -52,8 +58,11 @@ class Jobs:
     versions: PriceVersions
     hooks: Callable[[], HookCaller | None]
     shop: Shop | None = None
+    observations: Observations = field(default_factory=Observations)
     _oldest_open: int = field(default=0, init=False)
     _looks_back_at_ms: int = field(default=0, init=False)
+    _exchanged_at_ms: int = field(default=0, init=False)
+    _runs_next_purged_ms: int = field(default=0, init=False)
 
     async def run(self) -> None:
         """Repeat all jobs at their intervals. A job that fails is logged and tried again next time."""
@@ -64,7 +73,14 @@ class Jobs:
 
     async def _sweep(self) -> None:
         while True:
-            for job in (self.expire_holds, self.expire_lots, self.purge_holds, self.deliver_events):
+            for job in (
+                self.expire_holds,
+                self.expire_lots,
+                self.purge_holds,
+                self.purge_runs,
+                self.deliver_events,
+                self.exchange_when_due,
+            ):
                 await _guarded(job)
             await asyncio.sleep(self.settings.sweep_interval_s)
 
@@ -105,7 +121,7 @@ class Jobs:
             after = rows[-1][0] + 1
         self._oldest_open = oldest_open
         if looks_back:
-            self._looks_back_at_ms = now + _LOOK_BACK_MS
+            self._looks_back_at_ms = now + _HOUR_MS
         return ended
 
     async def expire_lots(self) -> int:
@@ -124,6 +140,26 @@ class Jobs:
             await self.writer.work((), lambda tx: _delete_holds(tx, old))
         return len(old)
 
+    async def purge_runs(self) -> int:
+        """Forget runs that hold nothing and were not used for ``run_report_days``; looks once an hour.
+
+        Returns how many were forgotten.
+        """
+        now = now_ms()
+        if now < self._runs_next_purged_ms:
+            return 0
+        unused_since_ms = now - self.settings.run_report_days * _DAY_MS
+        idle = partial(idle_runs, unused_since_ms=unused_since_ms, limit=_PAGE)
+        forgotten = 0
+        while found := await self.reads.run(idle):
+            for account_id, run_id in found:
+                command = RemoveBudget(account_id, BudgetKind.RUN, run_id, BudgetPeriod.NONE, unused_since_ms)
+                forgotten += (await self.writer.execute(command)).changed
+            if len(found) < _PAGE:
+                break
+        self._runs_next_purged_ms = now + _HOUR_MS
+        return forgotten
+
     async def deliver_events(self) -> int:
         """Tell the host's plugins what was committed; returns how many events were delivered."""
         hooks, delivered = self.hooks(), 0
@@ -141,6 +177,29 @@ class Jobs:
                 await self.writer.work((), partial(mark_delivered, event_id=pending.event.event_id))
                 delivered += 1
         return delivered
+
+    async def exchange_when_due(self) -> int:
+        """Exchange observations once in ``EXCHANGE_S``, and at the start; returns how many buckets were stored."""
+        if now_ms() < self._exchanged_at_ms + EXCHANGE_S * 1_000:
+            return 0
+        self._exchanged_at_ms = now_ms()
+        return await self.exchange_observations()
+
+    async def exchange_observations(self) -> int:
+        """Store what this host has seen of answers and holds, and learn what all have; returns how many buckets."""
+        stored = 0
+        while fresh := self.observations.take_fresh(MOST_ROWS):
+            try:
+                await self.writer.work((), partial(store, seen=fresh))
+            except CreditsError:
+                self.observations.give_back(fresh)
+                raise
+            stored += len(fresh)
+        wanted = self.observations.wanted_accounts()
+        for page in range(0, max(len(wanted), 1), MOST_ROWS):
+            accounts = wanted[page : page + MOST_ROWS]
+            self.observations.learn(await self.reads.run(partial(load, account_ids=accounts)))
+        return stored
 
     async def reconcile(self) -> int:
         """Compare our books with what is new at Stripe and mend what is safe; returns how many differences are left."""

@@ -10,7 +10,7 @@ The models are bound to no database, so that one process can serve several: ever
 
 from __future__ import annotations
 
-from peewee import SQL, BigAutoField, BigIntegerField, BlobField, Check, IntegerField, Model, TextField
+from peewee import SQL, BigAutoField, BigIntegerField, BlobField, Check, CompositeKey, IntegerField, Model, TextField
 
 SPARSE_INDEX_STEP = 32
 """Every how many rows of an account's chain the index transfer_chain has an entry (seq & 31 = 0); ARCHITECTURE.md."""
@@ -27,7 +27,10 @@ class BaseModel(Model):
 
 
 class Account(BaseModel):
-    """Holder of a balance. ``id`` is derived from ``external_id``, the host's own name for the payer."""
+    """Holder of a balance. ``id`` is derived from ``external_id``, the host's own name for the payer.
+
+    ``budgets`` counts its rows of that table, so that an account without any is never looked up there.
+    """
 
     id = BigIntegerField(primary_key=True)
     external_id = TextField(unique=True)
@@ -40,6 +43,7 @@ class Account(BaseModel):
     created_at_ms = BigIntegerField()
     email = TextField(null=True)
     stripe_customer_id = TextField(null=True)
+    budgets = IntegerField(default=0)
 
     class Meta:
         """Peewee options."""
@@ -107,6 +111,7 @@ class Hold(BaseModel):
     input_tokens = BigIntegerField()
     request_id = TextField(null=True)
     run_id = TextField(null=True)
+    budgets = TextField(null=True)
 
     class Meta:
         """Peewee options."""
@@ -114,6 +119,31 @@ class Hold(BaseModel):
         indexes = (
             SQL("CREATE UNIQUE INDEX hold_request ON hold (account_id, request_id) WHERE request_id IS NOT NULL"),
         )
+
+
+class Budget(BaseModel):
+    """What an account, one of its members, keys or runs may spend: in a day, a month, or in all.
+
+    ``spent`` and ``held`` belong to the period that began at ``starts_at_ms``. No constraint bounds them: a count that
+    went wrong is the audit's to find, and must not keep a charge from being written.
+    """
+
+    id = BigIntegerField(primary_key=True)
+    account_id = BigIntegerField()
+    kind = TextField()
+    name = TextField()
+    period = TextField()
+    limit = BigIntegerField(null=True)
+    spent = BigIntegerField()
+    held = BigIntegerField()
+    starts_at_ms = BigIntegerField()
+    state = TextField()
+    used_at_ms = BigIntegerField()
+
+    class Meta:
+        """Peewee options."""
+
+        indexes = (SQL("CREATE UNIQUE INDEX budget_key ON budget (account_id, kind, name, period)"),)
 
 
 class Lot(BaseModel):
@@ -288,6 +318,23 @@ class OutboxMessage(BaseModel):
         indexes = (SQL("CREATE INDEX outbox_message_due ON outbox_message (next_attempt_at_ms)"),)
 
 
+class Observation(BaseModel):
+    """One bucket of a histogram over calls and their holds; ``account_id`` 0 is all accounts. No balance needs it."""
+
+    account_id = BigIntegerField()
+    kind = IntegerField()
+    model = TextField()
+    bucket = IntegerField()
+    count = BigIntegerField(constraints=[Check("count >= 0")])
+    updated_at_ms = BigIntegerField()
+
+    class Meta:
+        """Peewee options."""
+
+        primary_key = CompositeKey("account_id", "kind", "model", "bucket")
+        indexes = (SQL("CREATE INDEX observation_updated ON observation (updated_at_ms)"),)
+
+
 class AdminAction(BaseModel):
     """What an operator did: who, what, to which subject, why, and the values before and after."""
 
@@ -307,6 +354,7 @@ MODELS = (
     Transfer,
     ArchiveAnchor,
     Hold,
+    Budget,
     Lot,
     PriceVersion,
     Payment,
@@ -316,4 +364,5 @@ MODELS = (
     StripeCursor,
     OutboxMessage,
     AdminAction,
+    Observation,
 )

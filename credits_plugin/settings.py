@@ -33,6 +33,15 @@ class UnknownUsageRule(StrEnum):
     CHARGE_INPUT = "charge_input"
 
 
+class HoldPolicy(StrEnum):
+    """What is held for a request that does not extend its hold while it streams."""
+
+    BOUND = "bound"
+    """The most it can cost: no overrun."""
+    OBSERVED = "observed"
+    """What requests like it cost: more of them at the same time, and an overrun may leave a debt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a build of the product needs to know. Durations end in their unit; secrets stay out of ``repr``."""
@@ -50,6 +59,8 @@ class Settings:
     markup_bps: int = 1_500
     default_max_output_tokens: int = 4_096
     hold_ttl_s: int = 600
+    hold_policy: HoldPolicy = HoldPolicy.BOUND
+    hold_percentile: int = 95
     unknown_usage: UnknownUsageRule = UnknownUsageRule.RELEASE
     sweep_interval_s: float = 5.0
     reconcile_interval_s: int = 900
@@ -57,6 +68,8 @@ class Settings:
     low_balance_credits: int = 100
     promotion_codes: bool = False
     automatic_tax: bool = False
+    run_budget_credits: int = 0
+    run_report_days: int = 30
     hosts_secret: str = field(default="", repr=False)
     hosts_listen: str = "127.0.0.1:0"
 
@@ -132,10 +145,13 @@ _BOUNDS: Final = (
     ("markup_bps", 0, 100 * BASIS_POINTS),
     ("default_max_output_tokens", 1, 10_000_000),
     ("hold_ttl_s", 1, 86_400),
+    ("hold_percentile", 50, 100),
     ("sweep_interval_s", 0.05, 3_600),
     ("reconcile_interval_s", 0, 86_400),
     ("queue_limit", 16, 10_000_000),
     ("low_balance_credits", 0, 10**12),
+    ("run_budget_credits", 0, 10**12),
+    ("run_report_days", 1, 10_000),
 )
 
 _ENVIRONMENT: Final = {
@@ -150,16 +166,22 @@ _ENVIRONMENT: Final = {
     "CREDITS_MARKUP_BPS": "markup_bps",
     "CREDITS_DEFAULT_MAX_OUTPUT_TOKENS": "default_max_output_tokens",
     "CREDITS_HOLD_TTL_S": "hold_ttl_s",
+    "CREDITS_HOLD_POLICY": "hold_policy",
+    "CREDITS_HOLD_PERCENTILE": "hold_percentile",
     "CREDITS_UNKNOWN_USAGE": "unknown_usage",
     "CREDITS_SWEEP_INTERVAL_S": "sweep_interval_s",
     "CREDITS_RECONCILE_INTERVAL_S": "reconcile_interval_s",
     "CREDITS_QUEUE_LIMIT": "queue_limit",
     "CREDITS_LOW_BALANCE_CREDITS": "low_balance_credits",
+    "CREDITS_RUN_BUDGET_CREDITS": "run_budget_credits",
+    "CREDITS_RUN_REPORT_DAYS": "run_report_days",
     "CREDITS_PROMOTION_CODES": "promotion_codes",
     "CREDITS_AUTOMATIC_TAX": "automatic_tax",
     "CREDITS_HOSTS_SECRET": "hosts_secret",
     "CREDITS_HOSTS_LISTEN": "hosts_listen",
 }
+
+_RULES: Final[Mapping[str, type[StrEnum]]] = {"unknown_usage": UnknownUsageRule, "hold_policy": HoldPolicy}
 
 # What the TOML file may set besides [[packages]] and [prices]; secrets stay in the environment.
 _FILE_KEYS: Final = frozenset(_ENVIRONMENT.values()) - {"stripe_secret_key", "stripe_webhook_secrets", "hosts_secret"}
@@ -188,8 +210,8 @@ def _parse(name: str, attribute: str, text: str) -> Any:
     match attribute:
         case "stripe_webhook_secrets":
             return tuple(secret.strip() for secret in text.split(","))
-        case "unknown_usage":
-            return _parse_rule(name, text)
+        case "unknown_usage" | "hold_policy":
+            return _parse_rule(_RULES[attribute], name, text)
         case "promotion_codes" | "automatic_tax":
             return _parse_switch(name, text)
         case "sweep_interval_s":
@@ -200,11 +222,11 @@ def _parse(name: str, attribute: str, text: str) -> Any:
             return text
 
 
-def _parse_rule(name: str, text: str) -> UnknownUsageRule:
+def _parse_rule(rules: type[StrEnum], name: str, text: str) -> StrEnum:
     try:
-        return UnknownUsageRule(text)
+        return rules(text)
     except ValueError:
-        msg = f"{name} must be one of {', '.join(UnknownUsageRule)}; got {text!r}"
+        msg = f"{name} must be one of {', '.join(rules)}; got {text!r}"
         raise ConfigurationError(msg) from None
 
 
@@ -239,8 +261,9 @@ def _read_file(path: str | None) -> dict[str, Any]:
         known = ", ".join(sorted(_FILE_KEYS | {"packages", "prices"}))
         msg = f"{path} has unknown settings {', '.join(sorted(unknown))}; known are {known}"
         raise ConfigurationError(msg)
-    if "unknown_usage" in table:
-        table["unknown_usage"] = _parse_rule("unknown_usage", str(table["unknown_usage"]))
+    for name, rules in _RULES.items():
+        if name in table:
+            table[name] = _parse_rule(rules, name, str(table[name]))
     return table
 
 

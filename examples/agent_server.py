@@ -6,7 +6,6 @@ the demo login by your own: the plugin only asks, through `resolve_account`, who
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import html
@@ -29,12 +28,10 @@ from aiohttp.typedefs import Handler
 
 from credits_plugin import (
     AIRequest,
+    Credits,
     CreditsSpecs,
-    Hold,
     HookCaller,
-    Outcome,
-    OutcomeStatus,
-    Refusal,
+    RequestRefused,
     Settings,
     Usage,
     hookimpl,
@@ -42,6 +39,7 @@ from credits_plugin import (
     usage_from_openai,
 )
 from credits_plugin.bootstrap import build
+from credits_plugin.metering import MeteredCall
 from credits_plugin.plugin import CreditsPlugin
 from credits_plugin.web import mount, refusal_response
 
@@ -65,14 +63,17 @@ class AgentSettings:
     provider_key: str = field(default="", repr=False)
     model: str = "local-small"
     session_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    park_s: float = 0.0  # how long a refused request waits for a purchase; off: it is answered at once
 
 
 AGENT: Final = web.AppKey("agent", AgentSettings)
 PROVIDER: Final = web.AppKey("provider", aiohttp.ClientSession)
 HOOKS: Final = web.AppKey("hooks", HookCaller)
+CREDITS: Final = web.AppKey("credits", Credits)
+OUT_OF_CREDITS: Final = "Your credits have run out, so the answer ends here. Buy credits and ask again."
 
 
-# credits: from here to the next mark is what a host adds, besides the three lines marked in `chat` and `serve`.
+# credits: from here to the next mark is what a host adds, besides the lines marked below.
 class HostPlugin:
     """What the credits plugin asks this host, and tells it."""
 
@@ -83,6 +84,11 @@ class HostPlugin:
     def resolve_account(self, http_request: web.Request) -> str | None:
         """Name the account of a request to the credits' pages; the session cookie alone decides."""
         return user_of(http_request, self._app[AGENT].session_key)
+
+    @hookimpl
+    def credits_ready(self, service: Credits) -> None:
+        """Keep the service, whichever way the plugin was loaded."""
+        self._app[CREDITS] = service
 
 
 def plug_in_credits(app: web.Application, settings: Settings | None) -> None:
@@ -157,42 +163,84 @@ async def chat(request: web.Request) -> web.StreamResponse:
         ai_request = parse_chat(await request.json(), user=user, model=request.app[AGENT].model)
     except (ValueError, RecursionError) as error:
         return problem(400, "invalid_value", str(error))
-    hold = await request.app[HOOKS].before_ai_request(ai_request)  # credits: 1. reserve what it can cost,
-    if isinstance(hold, Refusal):
-        return refusal_response(hold)  # credits: 2. or say why not: 402 with the purchase link
-    return await serve(request, ai_request, hold)
+    return await answer_or_refuse(request, ai_request, park_s=request.app[AGENT].park_s)
 
 
-async def serve(request: web.Request, ai_request: AIRequest, hold: Hold) -> web.StreamResponse:
-    """Call the model, settle, and only then end the answer: whoever sees its end can see its cost."""
-    call = ProviderCall(request.app, ai_request, hold)
-    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Hold-Id": str(hold.hold_id)}
-    stream = web.StreamResponse(headers=headers) if ai_request.stream else None
-    failure: Exception | None = None
+async def answer_or_refuse(request: web.Request, ai_request: AIRequest, *, park_s: float) -> web.StreamResponse:
+    """Answer, or say why not; where parking is on, a refused request waits for a purchase and is tried once more."""
     try:
-        async with aclosing(call.deltas()) as deltas:
-            async for delta in deltas:
-                if stream is not None:
-                    await send(request, stream, delta=delta)
+        return await serve(request, ai_request)
+    except RequestRefused as refused:
+        refusal = refused.refusal
+    if park_s and await request.app[CREDITS].wait_for_credits(refusal, timeout_s=park_s):
+        return await answer_or_refuse(request, ai_request, park_s=0)
+    return refusal_response(refusal)  # credits: 1. say why not: 402 with the purchase link, before anything of a stream
+
+
+async def serve(request: web.Request, ai_request: AIRequest) -> web.StreamResponse:
+    """Call the model, settle, and only then end the answer: whoever sees its end can see its cost.
+
+    Raises:
+        RequestRefused: nothing was sent, neither to the model nor to the browser.
+    """
+    answer = Answer(request, streams=ai_request.stream)
+    failure: str | None = None
+    try:
+        # credits: 2. reserve what it can cost, or raise; at the block's end charge what it did cost, however it ended
+        async with request.app[CREDITS].metered(ai_request) as call:
+            answer.hold_id = str(call.hold.hold_id)
+            if not await answer.relay(ProviderCall(request.app, call)):
+                failure = OUT_OF_CREDITS
     except (ProviderError, ConnectionError) as error:  # the model has failed, or the browser has gone
-        failure = error
-    finally:  # credits: 3. charge what it did cost, however it ended
-        await asyncio.shield(request.app[HOOKS].after_ai_request(ai_request, hold, call.outcome))
-    if failure is not None and not (stream is not None and stream.prepared):
-        return problem(502, "provider_failed", str(failure))
-    usage = asdict(call.usage) if call.usage else None
-    if stream is None:
-        return web.json_response({"success": True, "reply": call.text, "usage": usage, "hold_id": str(hold.hold_id)})
-    with suppress(ConnectionError):
-        await send(request, stream, done=True, usage=usage, error=str(failure) if failure else None)
-    return stream
+        failure = str(error)
+        if not answer.text:
+            return problem(502, "provider_failed", failure)
+    return await answer.end(failure)
 
 
-async def send(request: web.Request, stream: web.StreamResponse, **event: Any) -> None:
-    """Send an event. Headers go out with the first, so that what fails before it is still an HTTP error."""
-    if not stream.prepared:
-        await stream.prepare(request)
-    await stream.write(f"data: {json.dumps(event)}\n\n".encode())
+class Answer:
+    """What the browser gets: server-sent events, or one JSON object at the end."""
+
+    def __init__(self, request: web.Request, *, streams: bool) -> None:
+        self._request = request
+        self._stream = web.StreamResponse() if streams else None
+        self._provider: ProviderCall | None = None
+        self.hold_id = ""
+        self.text = ""
+
+    async def relay(self, provider: ProviderCall) -> bool:
+        """Hand the model's pieces on as they come; returns False where the credits end before the answer does."""
+        self._provider = provider
+        async with aclosing(provider.deltas()) as deltas:
+            async for delta in deltas:
+                self.text += delta
+                more = await provider.call.deliver(delta)  # credits: 3. count it, and extend the hold
+                await self._send(delta=delta)
+                if not more:
+                    return False
+        return True
+
+    async def end(self, failure: str | None) -> web.StreamResponse:
+        """End the answer, saying what went wrong."""
+        usage = asdict(self._provider.usage) if self._provider and self._provider.usage else None
+        if self._stream is None and failure not in (None, OUT_OF_CREDITS):
+            return problem(502, "provider_failed", str(failure))
+        if self._stream is None:
+            body = {"success": True, "reply": self.text, "usage": usage, "hold_id": self.hold_id, "notice": failure}
+            return web.json_response(body)
+        with suppress(ConnectionError):
+            await self._send(done=True, usage=usage, error=failure)
+        return self._stream
+
+    async def _send(self, **event: Any) -> None:
+        """Send an event. Headers go out with the first, so that what fails before it is still an HTTP error."""
+        if self._stream is None:
+            return
+        if not self._stream.prepared:
+            headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Hold-Id": self.hold_id}
+            self._stream.headers.update(headers)
+            await self._stream.prepare(self._request)
+        await self._stream.write(f"data: {json.dumps(event)}\n\n".encode())
 
 
 def parse_chat(body: Any, *, user: str, model: str) -> AIRequest:
@@ -217,6 +265,7 @@ def parse_chat(body: Any, *, user: str, model: str) -> AIRequest:
         max_output_tokens=MAX_OUTPUT_TOKENS,
         request_id=secrets.token_hex(12),
         stream=fields.get("stream") is True,
+        can_extend=True,  # credits: `deliver` is told every piece, so the hold may begin with what answers usually need
     )
 
 
@@ -230,27 +279,21 @@ class ProviderError(Exception):
 
 
 class ProviderCall:
-    """One call to the model. ``outcome`` says at any moment how it stands, for the settlement."""
+    """One call to the model, metered by ``call``."""
 
-    def __init__(self, app: web.Application, request: AIRequest, hold: Hold) -> None:
+    def __init__(self, app: web.Application, call: MeteredCall) -> None:
         self._provider = app[PROVIDER]
         # OpenAI's newer models know only the longer name of the limit, many compatible servers only the other.
         limit = "max_completion_tokens" if "api.openai.com" in (app[AGENT].provider_url or "") else "max_tokens"
         self._payload = {
-            "model": request.model,
-            "messages": list(request.messages),
-            limit: hold.estimate.max_output_tokens,  # the hold covers no more
+            "model": call.request.model,
+            "messages": list(call.request.messages),
+            limit: call.hold.estimate.max_output_tokens,  # credits: no more is held for, or can be
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        self._status = OutcomeStatus.FAILED_BEFORE_SEND
+        self.call = call
         self.usage: Usage | None = None
-        self.text = ""
-
-    @property
-    def outcome(self) -> Outcome:
-        """How the call stands now."""
-        return Outcome(self._status, usage=self.usage, streamed_text=self.text)
 
     async def deltas(self) -> AsyncGenerator[str, None]:
         """Yield the answer's text as it comes. Whoever stops before its end has aborted the call.
@@ -258,21 +301,19 @@ class ProviderCall:
         Raises:
             ProviderError: it failed, before the first piece or after some.
         """
-        self._status = OutcomeStatus.ABORTED
         try:
             async with self._provider.post("chat/completions", json=self._payload) as response:
                 response.raise_for_status()
                 async for chunk in read_chunks(response):
                     if chunk.get("usage"):
                         self.usage = usage_from_openai(chunk["usage"])
+                        self.call.report(self.usage)  # credits: 4. what the provider counts is charged
                     choices = chunk.get("choices") or [{}]
                     if delta := (choices[0].get("delta") or {}).get("content"):
-                        self.text += delta
                         yield delta
-            self._status = OutcomeStatus.COMPLETED
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-            self._status = OutcomeStatus.FAILED_BEFORE_SEND if unsent else OutcomeStatus.FAILED_AFTER_SEND
+            if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+                self.call.not_sent()
             logger.warning("the model provider failed: %r", error)
             raise ProviderError("The model is not answering. Please try again.") from error
 
@@ -366,6 +407,7 @@ def main() -> None:
         provider_key=get("OPENAI_API_KEY", ""),
         model=get("OPENAI_MODEL", "local-small"),
         session_key=get("AGENT_SESSION_KEY", "").encode() or secrets.token_bytes(32),
+        park_s=float(get("AGENT_PARK_S", "0")),
     )
     settings = None if get("AGENT_LOAD") == "entrypoint" else load_settings()
     web.run_app(create_app(agent, settings), host=get("AGENT_HOST", "127.0.0.1"), port=int(get("AGENT_PORT", "8080")))

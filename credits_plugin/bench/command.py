@@ -16,8 +16,10 @@ from .growth import measure_growth
 from .latency import measure_latency
 from .loop import measure_loop
 from .memory import measure_memory
+from .overhead import measure_overhead
 from .peers import measure_peers
 from .processes import measure_processes
+from .proxied import measure_proxy
 from .report import Bar, goals_first, table, write
 from .scratch import require_scratch, what_is_left
 from .size import measure_size
@@ -44,6 +46,8 @@ GROUPS: Final = (
     Group("processes", "four hosts on one database", measure_processes),
     Group("size", "bytes per transfer", measure_size),
     Group("gate", "CPU time of the whole gate", measure_gate),
+    Group("host", "latency and CPU time of the whole gate in the example host, over HTTP", measure_overhead),
+    Group("proxy", "the metering proxy against its upstream called directly", measure_proxy),
     Group("loop", "lag of the event loop under a saturated writer", measure_loop),
     Group("webhooks", "signed deliveries granted over HTTP", measure_webhooks),
     Group("memory", "of an idle host", measure_memory),

@@ -30,6 +30,7 @@ class Scale:
     arrivals_per_second: int = 4_000
     open_loop_seconds: float = 3.0
     gate_requests: int = 2_000
+    http_requests: int = 2_000
     deliveries: int = 2_000
     transfers: int = 300_000
     growth: tuple[int, ...] = (10_000, 1_000_000, 10_000_000)

@@ -129,6 +129,7 @@ class Books:
                 self.start_ms,
                 f"{name}@example.com",
                 None,
+                0,
             )
 
 

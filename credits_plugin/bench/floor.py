@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from ..database import Database, Dialect
 from ..ledger.writer import MAX_BATCH
 
+_HOLD: Final = "id, account_id, amount, state, expires_at_ms, price_version, input_tokens"
 _PACK: Final = struct.Struct(">14q").pack
 _Item = tuple[bool, int, int, int, int, "asyncio.Future[bool]"]
 
@@ -64,7 +65,7 @@ class SqliteDriver:
     def write(self, holds: list[Any], ended: list[int], transfers: list[Any], accounts: list[Any]) -> None:
         """See :class:`Driver`."""
         execute = self._connection.executemany
-        execute("INSERT INTO hold VALUES (?,?,?,1,?,1,1000,NULL,NULL)", holds)
+        execute(f"INSERT INTO hold ({_HOLD}) VALUES (?,?,?,1,?,1,1000)", holds)
         execute("DELETE FROM hold WHERE id = ?", [(one,) for one in ended])
         execute("INSERT INTO transfer VALUES (?,?,?,?,2,?,?,?,?,1,900,100,0,250,0,NULL)", transfers)
         execute(
@@ -118,7 +119,7 @@ class PostgresqlDriver:
         execute = self._connection.execute
         if holds:
             execute(
-                "INSERT INTO hold SELECT i, a, m, 1, e, 1, 1000, NULL, NULL "
+                f"INSERT INTO hold ({_HOLD}) SELECT i, a, m, 1, e, 1, 1000 "
                 "FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS n (i, a, m, e)",
                 [list(column) for column in zip(*holds, strict=True)],
             )

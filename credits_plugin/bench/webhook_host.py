@@ -17,6 +17,7 @@ from ..bootstrap import build
 from ..plugin import CreditsPlugin
 from ..settings import Settings
 from ..web.app import mount
+from .host_process import serve_until_told
 
 
 async def main(database_url: str, stripe_url: str, secret: str) -> None:
@@ -33,12 +34,7 @@ async def main(database_url: str, stripe_url: str, secret: str) -> None:
     HookCaller(manager)
     app = web.Application()
     mount(app, manager)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(runner.addresses[0][1], flush=True)  # noqa: T201 - the measuring process reads it
-    await asyncio.to_thread(sys.stdin.read)
-    await runner.cleanup()
+    await serve_until_told(app)
 
 
 if __name__ == "__main__":

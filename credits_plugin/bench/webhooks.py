@@ -8,15 +8,10 @@ once: what Stripe's own answers would take is not measured.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -34,6 +29,7 @@ from ..sandbox.visitor import TEST_CARD
 from ..sandbox.webhooks import signature_header
 from ..settings import Settings
 from .environment import Bench, Scale
+from .host_process import host_process
 from .ledger import account_name, require_clean
 from .report import Bar, at_least, bar
 from .rounds import interleave
@@ -119,7 +115,7 @@ async def _deliver(credits: Credits, url: str, purchase: Purchase, scale: Scale)
     deliveries = [_delivery(purchase, row, buyer) for row, buyer in zip(rows, buyers, strict=True)]
     async with await serve_intents(purchase.intent) as stripe:
         stripe_url = f"http://127.0.0.1:{stripe.sockets[0].getsockname()[1]}"
-        async with _host(url, stripe_url) as host:
+        async with host_process("webhook_host", url, stripe_url, _SECRET) as host:
             await deliver_all(host.port, _PATH, deliveries[:1], connections=1)  # the first delivery loads the library
             started, cpu = time.perf_counter(), host.cpu_s()
             await deliver_all(host.port, _PATH, deliveries[1:], connections=_CONNECTIONS)
@@ -128,35 +124,6 @@ async def _deliver(credits: Credits, url: str, purchase: Purchase, scale: Scale)
     if granted != len(rows):
         raise AssertionError(granted, len(rows))
     return {"granted": (len(rows) - 1) / elapsed, "cpu": cpu / (len(rows) - 1)}
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """The host's process."""
-
-    port: int
-    pid: int
-
-    def cpu_s(self) -> float:
-        """Return the CPU time that all its threads have used; 0 on a system without /proc."""
-        stat = Path(f"/proc/{self.pid}/stat")
-        if not stat.exists():
-            return 0
-        fields = stat.read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
-
-
-@contextlib.asynccontextmanager
-async def _host(url: str, stripe_url: str) -> AsyncIterator[Host]:
-    command = [sys.executable, "-m", "credits_plugin.bench.webhook_host", url, stripe_url, _SECRET]
-    host = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert host.stdin is not None  # noqa: S101 - started with pipes
-    assert host.stdout is not None  # noqa: S101 - see above
-    try:
-        yield Host(int(await host.stdout.readline()), host.pid)
-    finally:
-        host.stdin.close()
-        await host.wait()
 
 
 def _next_payment(purchase: Purchase, buyer: str, *, payment_id: int) -> dict[str, Any]:

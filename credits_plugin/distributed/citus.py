@@ -101,11 +101,10 @@ def _placed(model: type[peewee.Model]) -> PlacedTable:
     if name in _EVERYWHERE:
         return PlacedTable(name, None, None, (f"SELECT create_reference_table('{name}')",))
     column = _distribution_column(meta)
-    key: str = meta.primary_key.column_name
     group = None if name in _BY_OWN_KEY else _ACCOUNTS
     with_whom = "none" if group is None or name == _ACCOUNTS else _ACCOUNTS
     distribute = f"SELECT create_distributed_table('{name}', '{column}', colocate_with => '{with_whom}')"
-    statements = (*_primary_key(name, column, key), *_unique_keys(meta, column), distribute)
+    statements = (*_primary_key(meta, column), *_unique_keys(meta, column), distribute)
     return PlacedTable(name, column, group, statements)
 
 
@@ -122,7 +121,11 @@ def _distribution_column(meta: Any) -> str:
     return "account_id"
 
 
-def _primary_key(name: str, column: str, key: str) -> Iterator[str]:
+def _primary_key(meta: Any, column: str) -> Iterator[str]:
+    if meta.composite_key:  # it begins with the account already
+        return
+    name: str = meta.table_name
+    key: str = meta.primary_key.column_name
     if column != key:
         yield f"ALTER TABLE {name} DROP CONSTRAINT {name}_pkey"
         yield f"ALTER TABLE {name} ADD PRIMARY KEY ({column}, {key})"

@@ -11,9 +11,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..database import Database
+from ..ledger.budget_entries import BudgetKey, BudgetState
 from ..ledger.entries import AccountState, HoldState
 from ..ledger.postgresql_store import PostgresqlStore, array, marks
-from ..ledger.store import ACCOUNT_COLUMNS, HOLD_COLUMNS
+from ..ledger.store import ACCOUNT_COLUMNS, BUDGET_COLUMNS, HOLD_COLUMNS
 
 
 class CitusStore(PostgresqlStore):
@@ -62,8 +63,23 @@ class CitusStore(PostgresqlStore):
         sql = "SELECT id, account_id, amount FROM transfer WHERE account_id = ANY(%s) AND id = ANY(%s)"
         return list(self._connection.execute(sql, (self._batch, list(ids))))
 
-    def _delete_holds(self, ids: Sequence[int]) -> None:
-        sql = "DELETE FROM hold WHERE account_id = ANY(%s) AND id = ANY(%s)"
+    def budgets(self, keys: Collection[BudgetKey], ids: Collection[int]) -> list[BudgetState]:
+        """Read budgets of the batch's accounts, by key or id."""
+        execute, found = self._connection.execute, []
+        if keys:
+            owners, kinds, names = map(list, zip(*keys, strict=True))
+            sql = (
+                f"SELECT {BUDGET_COLUMNS} FROM budget JOIN unnest(%s::bigint[], %s::text[], %s::text[]) AS wanted "
+                "(a, k, n) ON account_id = wanted.a AND kind = wanted.k AND name = wanted.n WHERE account_id = ANY(%s)"
+            )
+            found += execute(sql, (owners, list(map(str, kinds)), names, owners))
+        if ids:
+            sql = f"SELECT {BUDGET_COLUMNS} FROM budget WHERE account_id = ANY(%s) AND id = ANY(%s)"
+            found += execute(sql, (self._batch, list(ids)))
+        return [BudgetState(*row) for row in found]
+
+    def _delete(self, table: str, ids: Sequence[int]) -> None:
+        sql = f"DELETE FROM {table} WHERE account_id = ANY(%s) AND id = ANY(%s)"
         self._connection.execute(sql, (self._batch, list(ids)))
 
     def _update(self, table: str, columns: str, types: str, rows: Sequence[Sequence[Any]]) -> None:

@@ -54,8 +54,9 @@ class RoutedWriter(LedgerWriter):
         ttl_ms: int = 3_000,
         answer_within_s: float = 5.0,
         queue_limit: int = 20_000,
+        run_budget: int = 0,
     ) -> None:
-        super().__init__(database, new_id=new_id, queue_limit=queue_limit)
+        super().__init__(database, new_id=new_id, queue_limit=queue_limit, run_budget=run_budget)
         if len(secret) < _SHORTEST_SECRET:
             msg = f"the secret that hosts share must have {_SHORTEST_SECRET} bytes or more"
             raise ConfigurationError(msg)

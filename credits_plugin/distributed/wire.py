@@ -9,6 +9,7 @@ from typing import Any, Final
 from hookspecs import Usage
 
 from ..errors import AccountInDebt, CreditsError, DatabaseError, InsufficientCredits
+from ..ledger.budget_entries import BUDGET_COMMANDS, Budgeted, BudgetKind, BudgetPeriod, RemoveBudget, SetBudget
 from ..ledger.entries import (
     Answer,
     Code,
@@ -29,11 +30,23 @@ from ..ledger.entries import (
     SettleHold,
 )
 
-_COMMANDS: Final = {
-    kind.__name__: kind
-    for kind in (PlaceHold, ExtendHold, SettleHold, ReleaseHold, ExpireHold, PostTransfer, ExpireLots, RollOver)
+_RENAMED: Final = {SettleHold: "SettleHold 2", ReleaseHold: "ReleaseHold 2", ExpireHold: "ExpireHold 2"}
+"""Commands that the version before budgets would carry out without moving them: it does not know these names."""
+_KINDS: Final[tuple[Any, ...]] = (
+    PlaceHold,
+    ExtendHold,
+    SettleHold,
+    ReleaseHold,
+    ExpireHold,
+    PostTransfer,
+    ExpireLots,
+    RollOver,
+    *BUDGET_COMMANDS,
+)
+_COMMANDS: Final[dict[str, Any]] = {kind.__name__: kind for kind in _KINDS} | {
+    name: kind for kind, name in _RENAMED.items()
 }
-_ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Extended, Settled, Released, Posted)}
+_ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Extended, Settled, Released, Posted, Budgeted)}
 _NOT_UNDERSTOOD: Final = "not_understood"
 _USAGE: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
 
@@ -62,7 +75,8 @@ def unpack(payload: bytes) -> list[list[Any]]:
 
 def command_message(number: int, command: Command) -> list[Any]:
     """Return ``[number, name, field, …]``."""
-    return [number, type(command).__name__, *map(_plain, command)]
+    kind = type(command)
+    return [number, _RENAMED.get(kind, kind.__name__), *map(_plain, command)]
 
 
 def command_of(message: list[Any]) -> Command:
@@ -83,10 +97,13 @@ def command_of(message: list[Any]) -> Command:
         if kind is PostTransfer:
             values["code"] = Code(values["code"])
             values["terms"] = LotTerms(*values["terms"])
+        if kind is SetBudget or kind is RemoveBudget:
+            values["kind"], values["period"] = BudgetKind(values["kind"]), BudgetPeriod(values["period"])
     except (TypeError, ValueError) as error:
         msg = f"unknown values in command {name}: {error}"
         raise NotUnderstood(msg) from error
-    return kind(**values)
+    command: Command = kind(**values)
+    return command
 
 
 def answer_message(number: int, answer: Answer) -> list[Any]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
+from .budget_entries import BudgetKey, BudgetState
 from .entries import AccountState, HoldState, LotState, TransferValues
 
 _MOST_KEPT: Final = 20_000
+EventRow: TypeAlias = tuple[int, int, str, str, int]
+"""An event to deliver after the commit: id, account id, kind, JSON, when it is due."""
 
 
 @dataclass(slots=True)
 class Book:
     """What batches have read, and what the current one has to write.
 
-    ``changed_holders`` are the accounts of which what is held has changed, and perhaps nothing else.
+    ``changed_holders`` are the accounts of which what is held has changed, and perhaps nothing else; ``moved_budgets``
+    those of which the number of budgets has.
+    ``watched`` are the accounts that may have an expiry ahead or budgets: a batch looks at these, not at the others.
+    ``budgets`` has what is known under each key, also that there is nothing; accounts without budgets need no key.
+    ``run_budget`` is the limit, in microcredits, that a run without one gets with its first hold; 0 gives none.
     ``settled`` maps looked-up ids of transfers that stand already to (account id, amount), ``archived`` has those that
     may be archived. ``lots`` holds the lots with credits left of every account that a command may need them for.
     """
@@ -36,9 +43,18 @@ class Book:
     new_transfers: list[TransferValues] = field(default_factory=list)
     new_lots: dict[int, LotState] = field(default_factory=dict)
     changed_lots: dict[int, LotState] = field(default_factory=dict)
+    watched: set[int] = field(default_factory=set)
+    run_budget: int = 0
+    budgets: dict[BudgetKey, list[BudgetState]] = field(default_factory=dict)
+    budgets_by_id: dict[int, BudgetState] = field(default_factory=dict)
+    new_budgets: dict[int, BudgetState] = field(default_factory=dict)
+    changed_budgets: set[int] = field(default_factory=set)
+    removed_budgets: list[int] = field(default_factory=list)
+    moved_budgets: set[int] = field(default_factory=set)
+    new_events: list[EventRow] = field(default_factory=list)
 
     def forget_what_may_move(self) -> None:
-        """Keep accounts and holds alone, for the next batch: all that its commands touch day in, day out."""
+        """Keep accounts, holds and budgets for the next batch: all that its commands touch day in, day out."""
         self.settled.clear()
         self.archived.clear()
         self.lots.clear()
@@ -46,7 +62,7 @@ class Book:
     @property
     def is_small(self) -> bool:
         """Whether it may be kept in memory: some 20 MB at the most."""
-        return len(self.accounts) <= _MOST_KEPT and len(self.holds) <= _MOST_KEPT
+        return max(len(self.accounts), len(self.holds), len(self.budgets), len(self.budgets_by_id)) <= _MOST_KEPT
 
     def clear_writes(self) -> None:
         """Forget what had to be written, because it has been."""
@@ -61,3 +77,8 @@ class Book:
         self.new_transfers.clear()
         self.new_lots.clear()
         self.changed_lots.clear()
+        self.new_budgets.clear()
+        self.changed_budgets.clear()
+        self.removed_budgets.clear()
+        self.moved_budgets.clear()
+        self.new_events.clear()

@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from hookspecs import Usage
 
+from .budget_entries import BudgetCommand, Budgeted
+
 
 class Code(IntEnum):
     """Why a transfer was made. The code names the system account on its other side, and the direction."""
@@ -80,7 +82,10 @@ class HoldStatus(IntEnum):
 
 @dataclass(slots=True)
 class AccountState:
-    """An account's row in a batch. Mutable: the rules change it in place, the store writes it once."""
+    """An account's row in a batch. Mutable: the rules change it in place, the store writes it once.
+
+    ``budgets`` says how many it has, its members', keys' and runs' included: with none, nobody looks for any.
+    """
 
     id: int
     external_id: str
@@ -90,6 +95,7 @@ class AccountState:
     last_transfer_id: int = 0
     last_hash: bytes = b""
     next_expiry_at_ms: int | None = None
+    budgets: int = 0
 
     @property
     def available(self) -> int:
@@ -98,7 +104,10 @@ class AccountState:
 
 
 class HoldState(NamedTuple):
-    """A hold's row, in the order of the table's columns; ``status`` compares equal to :class:`HoldStatus`."""
+    """A hold's row, in the order of the table's columns; ``status`` compares equal to :class:`HoldStatus`.
+
+    ``budgets`` says what it is counted in; budgets.py writes and reads it.
+    """
 
     id: int
     account_id: int
@@ -109,6 +118,7 @@ class HoldState(NamedTuple):
     input_tokens: int
     request_id: str | None
     run_id: str | None
+    budgets: str | None = None
 
 
 @dataclass(slots=True)
@@ -309,7 +319,15 @@ class RollOver(NamedTuple):
 
 
 Command: TypeAlias = (
-    PlaceHold | ExtendHold | SettleHold | ReleaseHold | ExpireHold | PostTransfer | ExpireLots | RollOver
+    PlaceHold
+    | ExtendHold
+    | SettleHold
+    | ReleaseHold
+    | ExpireHold
+    | PostTransfer
+    | ExpireLots
+    | RollOver
+    | BudgetCommand
 )
 
 
@@ -358,4 +376,4 @@ class Posted(NamedTuple):
     balance: int
 
 
-Answer: TypeAlias = Placed | Extended | Settled | Released | Posted
+Answer: TypeAlias = Placed | Extended | Settled | Released | Posted | Budgeted

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
 from ..errors import AccountInDebt, HoldEnded, InsufficientCredits, InvalidValue, UnknownHold
 from ..money import MAX_AMOUNT, require_amount
 from .book import Book
+from .budgets import Extension, let_run_wait
 from .entries import AccountState, Extended, ExtendHold, HoldState, HoldStatus, PlaceHold
 from .lots import attribute_spend
 
@@ -31,17 +33,26 @@ def extend_hold(book: Book, command: ExtendHold) -> Extended:
     require_amount(command.amount, "a hold")
     hold = _open_hold(book, command)
     account = book.accounts[hold.account_id]
+    budgets = Extension(book, hold, at_ms=command.at_ms)
     available = account.available - _due(book, account, command.at_ms)
-    raised = max(command.amount, hold.amount)
-    if raised - hold.amount > available:
-        raised = hold.amount + max(available, 0)
-        if raised < (least := least_of(command)):
-            refusal = AccountInDebt if account.balance < 0 else InsufficientCredits
-            raise refusal(account.external_id, needed=least - hold.amount, available=available)
+    wanted, least = max(command.amount, hold.amount), least_of(command)
+    raised = max(min(wanted, hold.amount + available, budgets.most), hold.amount)
+    if raised < least:
+        if hold.amount + available >= least:
+            budgets.refuse(account, command, least=least)
+        _refuse(book, account, command, hold, available=available)
     added, expires_at_ms = raised - hold.amount, max(command.expires_at_ms, hold.expires_at_ms)
     if added or expires_at_ms != hold.expires_at_ms:
-        _write(book, account, hold._replace(amount=raised, expires_at_ms=expires_at_ms), added=added)
+        counted = budgets.count(raised) if added else hold.budgets
+        _write(book, account, hold._replace(amount=raised, expires_at_ms=expires_at_ms, budgets=counted), added=added)
     return Extended(hold.id, raised, expires_at_ms, available - added)
+
+
+def _refuse(book: Book, account: AccountState, command: ExtendHold, hold: HoldState, *, available: int) -> NoReturn:
+    if account.budgets and hold.run_id is not None:
+        let_run_wait(book, account, hold.run_id, cause_id=hold.id, at_ms=command.at_ms)
+    refusal = AccountInDebt if account.balance < 0 else InsufficientCredits
+    raise refusal(account.external_id, needed=least_of(command) - hold.amount, available=available)
 
 
 def _open_hold(book: Book, command: ExtendHold) -> HoldState:

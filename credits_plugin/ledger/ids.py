@@ -70,6 +70,11 @@ def first_id_at(at_ms: int) -> int:
     return max(at_ms - EPOCH_MS, 0) << _SHIFT
 
 
+def id_at(cause: int, at_ms: int) -> int:
+    """Return an id for what ``cause`` led to at ``at_ms``: always the same one, so that repeating it converges."""
+    return first_id_at(at_ms) | cause & (1 << _SHIFT) - 1
+
+
 @lru_cache(maxsize=65_536)
 def account_key(external_id: str) -> int:
     """Return the ledger's id of the account that the host calls ``external_id``.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from .book import Book
+from .budget_entries import BUDGET_COMMANDS, BudgetKey, BudgetKind, PauseRun, RemoveBudget, SetBudget, StartRun
+from .budgets import counted_in, keys_of_hold
 from .entries import Command, ExpireHold, ExtendHold, HoldState, HoldStatus, PlaceHold, ReleaseHold, SettleHold
 from .ids import id_time_ms, now_ms
 from .store import Store
@@ -18,12 +20,12 @@ _CLOCKS_DIFFER_MS: Final = 86_400_000
 """Ids of hosts whose clocks differ are out of order by less; what was archived is older than that by days."""
 
 
-def load_book(store: Store, commands: Iterable[Command | Work], *, careful: bool, known: Book | None = None) -> Book:
-    """Read and lock what the commands decide on, but for what is ``known`` and still true.
+def load_book(store: Store, commands: Sequence[Command | Work], book: Book, *, careful: bool) -> Book:
+    """Read and lock what the commands decide on, but for what the book has and is still true; return the book.
 
     ``careful``: also look for the rows that they would write, after a commit of unknown outcome.
     """
-    book, needs = known or Book(), Needs()
+    needs = Needs()
     book.forget_what_may_move()
     for command in commands:
         needs.add(command, careful=careful)
@@ -31,25 +33,60 @@ def load_book(store: Store, commands: Iterable[Command | Work], *, careful: bool
     if missing or missing_holds:
         accounts, holds = store.read(missing, missing_holds)
         book.accounts.update((account.id, account) for account in accounts)
+        book.watched.update(one.id for one in accounts if one.next_expiry_at_ms is not None or one.budgets)
         _add_holds(book, holds)
-    _load_lots(store, book, needs)
+    budgeted = _look_at_accounts(store, book, needs)
     if unknown := needs.requests - book.requests.keys():
         _add_holds(book, store.requests(unknown))
+    if budgeted:
+        _load_budgets(store, book, commands, needs.holds)
     _load_proofs(store, book, needs)
     return book
 
 
-def _load_lots(store: Store, book: Book, needs: Needs) -> None:
-    """Add the lots of the accounts whose lots change, or may: those with an expiry that is over."""
-    now, accounts, lots = now_ms(), book.accounts, needs.lots
-    for account_id in needs.accounts:
-        account = accounts.get(account_id)
-        if account is not None and account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= now:
+def _look_at_accounts(store: Store, book: Book, needs: Needs) -> bool:
+    """Add the lots of the accounts whose lots change, or may: those with an expiry that is over.
+
+    Returns whether any of the accounts has a budget.
+    """
+    now, accounts, lots, budgeted = now_ms(), book.accounts, needs.lots, False
+    for account_id in needs.accounts & book.watched:
+        account = accounts[account_id]
+        if account.next_expiry_at_ms is not None and account.next_expiry_at_ms <= now:
             lots.add(account_id)
+        budgeted = budgeted or account.budgets > 0
     if lots:
         book.lots = {account_id: [] for account_id in lots}
         for lot in store.lots(lots):
             book.lots[lot.account_id].append(lot)
+    return budgeted
+
+
+def _load_budgets(store: Store, book: Book, commands: Iterable[Command | Work], hold_ids: Iterable[int]) -> None:
+    """Add the budgets that new holds may be counted in, those that open ones are, and those that are changed."""
+    accounts, known = book.accounts, book.budgets
+    asked = {key for command in commands for key in _budget_keys(command)} - known.keys()
+    keys = {key for key in asked if key[0] in accounts and accounts[key[0]].budgets}
+    holds = (book.holds.get(hold_id) for hold_id in hold_ids)
+    ids = {identifier for hold in holds if hold is not None for identifier, _ in counted_in(hold.budgets)}
+    ids -= book.budgets_by_id.keys()
+    known.update((key, []) for key in keys)
+    for found in store.budgets(keys, ids) if keys or ids else ():
+        budget = book.budgets_by_id.setdefault(found.id, found)
+        if budget.key in keys and budget not in known[budget.key]:
+            known[budget.key].append(budget)
+
+
+def _budget_keys(command: Command | Work) -> Iterable[BudgetKey]:
+    match command:
+        case PlaceHold():
+            return keys_of_hold(command)
+        case SetBudget() | RemoveBudget():
+            return ((command.account_id, command.kind, command.name),)
+        case StartRun() | PauseRun():
+            return ((command.account_id, BudgetKind.RUN, command.run_id),)
+        case _:
+            return ()
 
 
 @dataclass(slots=True)
@@ -81,6 +118,8 @@ class Needs:
         elif isinstance(command, Work):
             self.accounts.update(command.account_ids)
             self.lots.update(command.account_ids)
+        elif isinstance(command, BUDGET_COMMANDS):
+            self.accounts.add(command.account_id)
         else:
             self.accounts.add(command.account_id)
             self.lots.add(command.account_id)
@@ -88,12 +127,16 @@ class Needs:
             self.transfers[command.transfer_id] = command.account_id
 
 
-def load_holds(store: Store, book: Book, needs: Needs) -> None:
-    """Add the holds that are needed, and the transfers that prove those that are gone."""
+def load_for(store: Store, book: Book, command: Command) -> None:
+    """Add what one command of a unit of work needs beyond the declared accounts and their lots."""
+    needs = Needs()
+    needs.add(command, careful=False)
+    needs.transfers.clear()  # a unit of work makes new ids: its transfers are not there yet
     if missing := needs.holds - book.holds.keys():
         _add_holds(book, store.holds(missing))
     if needs.requests:
         _add_holds(book, store.requests(needs.requests))
+    _load_budgets(store, book, [command], needs.holds)
     _load_proofs(store, book, needs)
 
 

@@ -9,8 +9,19 @@ from typing import Any, Final
 
 from ..database import Database
 from .book import Book
+from .budget_entries import BudgetKey, BudgetState
 from .entries import AccountState, HoldState, LotState
-from .store import ACCOUNT_COLUMNS, HOLD_COLUMNS, LOT_COLUMNS, TRANSFER_COLUMNS, lot_row, new_account_row
+from .store import (
+    ACCOUNT_COLUMNS,
+    BUDGET_COLUMNS,
+    HOLD_COLUMNS,
+    LOT_COLUMNS,
+    PUT_EVENT,
+    TRANSFER_COLUMNS,
+    budget_row,
+    lot_row,
+    new_account_row,
+)
 
 _LOCK_ACCOUNTS: Final = f"SELECT {ACCOUNT_COLUMNS} FROM account WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"
 _READ_HOLDS: Final = f"SELECT {HOLD_COLUMNS} FROM hold WHERE id = ANY(%s::bigint[])"
@@ -88,6 +99,20 @@ class PostgresqlStore:
         sql = f"SELECT {LOT_COLUMNS} FROM lot WHERE remaining > 0 AND account_id = ANY(%s::bigint[])"
         return [LotState(*row) for row in self._connection.execute(sql, (integers(account_ids),))]
 
+    def budgets(self, keys: Collection[BudgetKey], ids: Collection[int]) -> list[BudgetState]:
+        """See :class:`Store`; one round trip, that batches without budgets do not make."""
+        execute, rows = self._connection.execute, []
+        if keys:
+            owners, kinds, names = zip(*keys, strict=True)
+            sql = (
+                f"SELECT {BUDGET_COLUMNS} FROM budget JOIN unnest(%s::bigint[], %s::text[], %s::text[]) "
+                "AS wanted (a, k, n) ON account_id = wanted.a AND kind = wanted.k AND name = wanted.n"
+            )
+            rows.append(execute(sql, (integers(owners), list(map(str, kinds)), list(names))))
+        if ids:
+            rows.append(execute(f"SELECT {BUDGET_COLUMNS} FROM budget WHERE id = ANY(%s::bigint[])", (integers(ids),)))
+        return [BudgetState(*row) for cursor in rows for row in cursor]
+
     def transfers(self, ids: Collection[int]) -> list[tuple[int, int, int]]:
         """See :class:`Store`."""
         sql = "SELECT id, account_id, amount FROM transfer WHERE id = ANY(%s::bigint[])"
@@ -110,7 +135,7 @@ class PostgresqlStore:
             self._insert(
                 "account",
                 f"{ACCOUNT_COLUMNS}, created_at_ms",
-                "bigint text bigint bigint bigint bigint bytea bigint bigint",
+                "bigint text bigint bigint bigint bigint bytea bigint int bigint",
                 rows,
             )
         self._write_holds(book)
@@ -138,23 +163,52 @@ class PostgresqlStore:
         if book.changed_lots:
             left = [(lot.id, lot.remaining, lot.expired) for lot in book.changed_lots.values()]
             self._update("lot", "id remaining expired", "bigint bigint bigint", left)
+        if book.changed_budgets or book.moved_budgets:
+            self._write_budgets(book)
+        for event in book.new_events:
+            self._connection.execute(PUT_EVENT, event)
 
     def _write_holds(self, book: Book) -> None:
         if book.new_holds:
             self._insert(
-                "hold", HOLD_COLUMNS, "bigint bigint bigint int bigint int bigint text text", book.new_holds.values()
+                "hold",
+                HOLD_COLUMNS,
+                "bigint bigint bigint int bigint int bigint text text text",
+                book.new_holds.values(),
             )
         if book.extended_holds:
-            extended = [(hold.id, hold.amount, hold.expires_at_ms) for hold in book.extended_holds.values()]
-            self._update("hold", "id amount expires_at_ms", "bigint bigint bigint", extended)
+            extended = [(one.id, one.amount, one.expires_at_ms, one.budgets) for one in book.extended_holds.values()]
+            self._update("hold", "id amount expires_at_ms budgets", "bigint bigint bigint text", extended)
         if book.deleted_holds:
-            self._delete_holds(book.deleted_holds)
+            self._delete("hold", book.deleted_holds)
         if book.ended_holds:
             ended = [(hold.id, hold.status) for hold in book.ended_holds.values()]
             self._update("hold", "id state", "bigint int", ended)
 
-    def _delete_holds(self, ids: Sequence[int]) -> None:
-        self._connection.execute("DELETE FROM hold WHERE id = ANY(%s::bigint[])", (integers(ids),))
+    def _write_budgets(self, book: Book) -> None:
+        """Write what has changed; a budget that was removed may have a successor under the same key."""
+        if book.removed_budgets:
+            self._delete("budget", book.removed_budgets)
+        if book.new_budgets:
+            types = "bigint bigint text text text bigint bigint bigint bigint text bigint"
+            self._insert("budget", BUDGET_COLUMNS, types, map(budget_row, book.new_budgets.values()))
+        if changed := book.changed_budgets - book.new_budgets.keys():
+            rows = map(book.budgets_by_id.__getitem__, changed)
+            self._update(
+                "budget",
+                'id "limit" spent held starts_at_ms state used_at_ms',
+                "bigint bigint bigint bigint bigint text bigint",
+                [
+                    (one.id, one.limit, one.spent, one.held, one.starts_at_ms, one.status, one.used_at_ms)
+                    for one in rows
+                ],
+            )
+        if moved := book.moved_budgets - book.new_accounts.keys():
+            counts = [(account_id, book.accounts[account_id].budgets) for account_id in moved]
+            self._update("account", "id budgets", "bigint int", counts)
+
+    def _delete(self, table: str, ids: Sequence[int]) -> None:
+        self._connection.execute(f"DELETE FROM {table} WHERE id = ANY(%s::bigint[])", (integers(ids),))
 
     def _insert(self, table: str, columns: str, types: str, rows: Iterable[Sequence[Any]]) -> None:
         """Insert rows; columns that have no value in any of them are left out."""

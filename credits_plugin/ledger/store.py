@@ -12,10 +12,20 @@ from typing import Any, Final, Protocol
 
 from ..database import Database, Dialect
 from .book import Book
+from .budget_entries import BudgetKey, BudgetState
 from .entries import AccountState, HoldState, LotState
 
-ACCOUNT_COLUMNS: Final = "id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms"
-HOLD_COLUMNS: Final = "id, account_id, amount, state, expires_at_ms, price_version, input_tokens, request_id, run_id"
+ACCOUNT_COLUMNS: Final = "id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms, budgets"
+HOLD_COLUMNS: Final = (
+    "id, account_id, amount, state, expires_at_ms, price_version, input_tokens, request_id, run_id, budgets"
+)
+BUDGET_COLUMNS: Final = 'id, account_id, kind, name, period, "limit", spent, held, starts_at_ms, state, used_at_ms'
+PUT_EVENT: Final = (
+    "INSERT INTO outbox_message (id, account_id, kind, payload, attempts, next_attempt_at_ms) "
+    "VALUES (%s, %s, %s, %s, 0, %s) "
+    "ON CONFLICT DO NOTHING"
+)
+"""Adds an event to the outbox. One that is there under the same id says the same."""
 LOT_COLUMNS: Final = "id, account_id, priority, expires_at_ms, amount, remaining, payment_id, expired"
 TRANSFER_COLUMNS: Final = (
     "id, account_id, seq, previous_id, code, amount, balance_after, at_ms, hash, "
@@ -47,6 +57,9 @@ class Store(Protocol):
 
     def lots(self, account_ids: Collection[int]) -> list[LotState]:
         """Read the accounts' lots that have credits left."""
+
+    def budgets(self, keys: Collection[BudgetKey], ids: Collection[int]) -> list[BudgetState]:
+        """Read the budgets that have one of these keys or ids, of the batch's accounts; some may come twice."""
 
     def transfers(self, ids: Collection[int]) -> list[tuple[int, int, int]]:
         """Read (id, account id, amount) of transfers that stand."""
@@ -94,8 +107,25 @@ def lot_row(lot: LotState) -> tuple[Any, ...]:
     )
 
 
+def budget_row(budget: BudgetState) -> tuple[Any, ...]:
+    """Return a budget's row."""
+    return (
+        budget.id,
+        budget.account_id,
+        budget.kind,
+        budget.name,
+        budget.period,
+        budget.limit,
+        budget.spent,
+        budget.held,
+        budget.starts_at_ms,
+        budget.status,
+        budget.used_at_ms,
+    )
+
+
 def new_account_row(book: Book, account_id: int) -> tuple[Any, ...]:
     """Return a new account's row, its time of creation last."""
     one = book.accounts[account_id]
-    moved = (one.balance, one.held, one.seq, one.last_transfer_id, one.last_hash, one.next_expiry_at_ms)
+    moved = (one.balance, one.held, one.seq, one.last_transfer_id, one.last_hash, one.next_expiry_at_ms, one.budgets)
     return (one.id, one.external_id, *moved, book.new_accounts[one.id])

@@ -11,6 +11,7 @@ import peewee
 
 from ..errors import LedgerError
 from .book import Book
+from .budget_entries import BudgetCommand, Budgeted
 from .entries import (
     AccountState,
     Command,
@@ -92,6 +93,8 @@ class Transaction:
     def decide(self, command: SettleHold) -> Settled: ...
     @overload
     def decide(self, command: ReleaseHold | ExpireHold) -> Released: ...
+    @overload
+    def decide(self, command: BudgetCommand) -> Budgeted: ...
     @overload
     def decide(self, command: PostTransfer | ExpireLots | RollOver) -> Posted: ...
     def decide(self, command: Command) -> Any:

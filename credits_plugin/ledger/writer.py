@@ -23,6 +23,7 @@ from ..database import Database, FileLock, lock_path
 from ..errors import CreditsError, DatabaseError, OutcomeUnknown, Overloaded
 from .batches import Batch, Item, answer_callers
 from .book import Book
+from .budget_entries import BudgetCommand, Budgeted
 from .checkpoints import Checkpointer
 from .entries import (
     Answer,
@@ -42,7 +43,7 @@ from .entries import (
     SettleHold,
 )
 from .ids import IdMaker
-from .loading import Needs, load_book, load_holds
+from .loading import load_book, load_for
 from .rules import RULES, decide
 from .store import open_store
 from .wal_file import WalFile
@@ -70,23 +71,34 @@ _UNAVAILABLE: Final = (peewee.OperationalError, peewee.InterfaceError, DatabaseE
 class LedgerWriter:
     """One per process. ``start`` before use, ``close`` at the end; safe to call from any thread and event loop.
 
+    ``run_budget``: the limit, in microcredits, that a run without one gets with its first hold; 0 gives none.
+
     Raises:
         Overloaded: more than ``queue_limit`` commands wait; nothing was written.
     """
 
     def __init__(
-        self, database: Database, *, new_id: IdMaker, queue_limit: int = 20_000, max_batch: int = MAX_BATCH
+        self,
+        database: Database,
+        *,
+        new_id: IdMaker,
+        queue_limit: int = 20_000,
+        max_batch: int = MAX_BATCH,
+        run_budget: int = 0,
     ) -> None:
         self.database = database
         self._new_id = new_id
         self._queue_limit = queue_limit
         self._max_batch = max_batch
+        self._run_budget = run_budget
         self._commands: deque[Item] = deque()
         self._works: deque[Item] = deque()
         self._book: Book | None = None
         self._is_unsynced = False
         self._wake = threading.Event()
         self._closing = False
+        self.after_work: Callable[[tuple[int, ...]], None] | None = None
+        """Told the declared accounts of each unit of work of this process after its commit, in its caller's thread."""
         self._thread = threading.Thread(target=self._run, name="credits-writer", daemon=True)
         self._store = open_store(database)
         self._checkpointer = Checkpointer(database.path) if database.path is not None else None
@@ -118,6 +130,8 @@ class LedgerWriter:
     @overload
     def execute(self, command: ReleaseHold | ExpireHold) -> asyncio.Future[Released]: ...
     @overload
+    def execute(self, command: BudgetCommand) -> asyncio.Future[Budgeted]: ...
+    @overload
     def execute(self, command: PostTransfer | ExpireLots | RollOver) -> asyncio.Future[Posted]: ...
     def execute(self, command: Command) -> asyncio.Future[Any]:
         """Queue one command for the running event loop; its future is answered once its commit is on disk.
@@ -143,8 +157,11 @@ class LedgerWriter:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._enqueue(self._works, (Work(tuple(account_ids), run), future, loop))
-        return await future
+        work = Work(tuple(account_ids), run)
+        self._enqueue(self._works, (work, future, loop))
+        result = await future
+        self._tell(work)
+        return result
 
     def execute_sync(self, command: Command) -> Any:
         """Do as ``execute`` does, for threads without an event loop."""
@@ -155,8 +172,15 @@ class LedgerWriter:
     def work_sync(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
         """Do as ``work`` does, for threads without an event loop."""
         future: Future[T] = Future()
-        self._enqueue(self._works, (Work(tuple(account_ids), run), future, None))
-        return future.result()
+        work = Work(tuple(account_ids), run)
+        self._enqueue(self._works, (work, future, None))
+        result = future.result()
+        self._tell(work)
+        return result
+
+    def _tell(self, work: Work) -> None:
+        if self.after_work is not None and work.account_ids:
+            self.after_work(work.account_ids)
 
     def _enqueue(self, queue: deque[Item], item: Item) -> None:
         if self._closing or len(queue) >= self._queue_limit:
@@ -286,15 +310,18 @@ class LedgerWriter:
             if careful or not self._store.is_unchanged():
                 known = None
             commands = [item[0] for item in batch.items]
-            book = load_book(self._store, commands, careful=careful, known=known)
+            book = load_book(self._store, commands, known or self._new_book(), careful=careful)
             self._decide(batch, book)
             if not careful and batch.errors and self._refused_what_stands(batch):
                 batch.start()
-                book = load_book(self._store, commands, careful=True)
+                book = load_book(self._store, commands, self._new_book(), careful=True)
                 self._decide(batch, book)
             self._store.flush(book)
         self._is_unsynced = True
         self._book = book if book.is_small else None
+
+    def _new_book(self) -> Book:
+        return Book(run_budget=self._run_budget)
 
     def _decide(self, batch: Batch, book: Book) -> None:
         """Decide the commands in their order of arrival.
@@ -318,14 +345,15 @@ class LedgerWriter:
 
     def _run_works(self, batch: Batch) -> None:
         """Run units of work for as long as a batch may take; at least one."""
-        book, read = Book(), False
+        book, read = self._new_book(), False
         until = time.monotonic() + _WORK_BUDGET_S
         for index in range(len(batch.items)):
             if index and time.monotonic() > until:
                 break
             if index not in batch.failed:
                 if not read:  # at first, and anew after one that raised
-                    book = load_book(self._store, [item[0] for item in batch.items[index:]], careful=False)
+                    works = [item[0] for item in batch.items[index:]]
+                    book = load_book(self._store, works, self._new_book(), careful=False)
                 read = self._run_work(batch, index, book)
             batch.done = index + 1
 
@@ -351,10 +379,7 @@ class LedgerWriter:
 
     def _apply(self, book: Book, command: Command) -> Answer:
         """Decide one command of a unit of work and write its rows at once, for the SQL that follows."""
-        needs = Needs()
-        needs.add(command, careful=False)
-        needs.transfers.clear()  # a unit of work makes new ids: its transfers are not there yet
-        load_holds(self._store, book, needs)
+        load_for(self._store, book, command)
         answer = decide(book, command)
         self._store.flush(book)
         return answer

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from contextvars import Token
 from types import TracebackType
 from typing import Self
 
+from peewee import PeeweeException
+
 from hookspecs import AIRequest, Hold, Refusal, Usage
 
+from ..errors import CreditsError
 from .gate import Metering
 from .layers import Layer, under_way
 from .outcomes import is_measured
 from .refusals import RequestRefused
+from .stretch import Need, Stretch
+
+logger = logging.getLogger(__name__)
 
 
 class Call:
@@ -43,8 +50,7 @@ class Call:
 
     def add_streamed_text(self, text: str) -> None:
         """Add a piece of text that the provider has delivered, for a stream that does not extend its hold."""
-        if text:
-            self.layer.pieces.append(text)
+        self.layer.text.add(text)
 
     def not_sent(self) -> None:
         """Say that the last attempt never reached the provider, so that it costs nothing."""
@@ -53,6 +59,11 @@ class Call:
     def client_gone(self) -> None:
         """Say that the client has gone: what was streamed is charged, whichever error ends the block."""
         self.layer.client_is_gone = True
+
+    def _stopped_by(self, error: Exception) -> bool:
+        # Raised into the host's block, it would look like a failure of the provider, and what was delivered be free.
+        logger.warning("the stream of hold %s ends: %s", self.hold.hold_id, error)
+        return False
 
     def _joins(self) -> bool:
         """Enter the block; returns whether another layer has the hold already."""
@@ -87,12 +98,29 @@ class MeteredCall(Call):
     """
 
     async def deliver(self, text: str) -> bool:
-        """Count a piece of streamed text; returns whether credits are left for more.
+        """Count a piece of streamed text, and extend the hold in time; returns whether credits are left for more.
 
-        The piece itself is charged and may be sent on; after False, end the stream.
+        The piece itself is counted and may be sent on; after False, end the stream. Waits only where the hold does not
+        cover what was streamed.
         """
-        self.add_streamed_text(text)
-        return True
+        self.layer.text.add(text)
+        try:
+            return await self._reach()
+        except (CreditsError, PeeweeException) as error:
+            return self._stopped_by(error)
+
+    async def _reach(self) -> bool:
+        root, text = self.layer.root, self.layer.text
+        if root.stretch is None:
+            root.stretch = await Stretch.of(root, self._metering)
+        match root.stretch.need(text):
+            case Need.NOTHING:
+                return True
+            case Need.SOON:
+                root.stretch.go_ahead(text)
+                return True
+            case Need.NOW:
+                return await root.stretch.reach(text)
 
     async def __aenter__(self) -> Self:
         if not self._joins():

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-from hookspecs import AIRequest, Estimate, Hold, Outcome, Refusal
+from hookspecs import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal
 
 from ..database import Reads
-from ..errors import AccountInDebt, CreditsError, InsufficientCredits, OutcomeUnknown, Overloaded
-from ..ledger.entries import Placed, PlaceHold, ReleaseHold, Settled, SettleHold
+from ..errors import (
+    AccountInDebt,
+    BudgetExceeded,
+    CreditsError,
+    InsufficientCredits,
+    OutcomeUnknown,
+    Overloaded,
+    UnknownModel,
+)
+from ..ledger.entries import Extended, ExtendHold, Placed, PlaceHold, ReleaseHold, Settled, SettleHold
 from ..ledger.ids import IdMaker, account_key, now_ms
 from ..ledger.work import Transaction
 from ..ledger.writer import LedgerWriter
@@ -21,14 +30,19 @@ from ..notify.outbox import put_event
 from ..pricing.estimate import estimate
 from ..pricing.price import Price
 from ..pricing.price_book import PriceBook
-from ..settings import Settings
+from ..settings import HoldPolicy, Settings
+from .observations import Event, Observations
 from .outcomes import is_measured, usage_to_charge
 from .price_versions import PriceVersions
 from .refusals import refusal_of
+from .retry_tokens import RetryTokens
+from .sizing import amount_to_hold, cut_to, least_to_hold
 
 logger = logging.getLogger(__name__)
 
 _SETTLE_RETRIES: Final = 8
+_EXTEND_RETRIES: Final = 2
+"""A reader waits meanwhile: a stream that cannot go on ends within a fraction of a second."""
 _FIRST_PAUSE_S: Final = 0.05
 
 
@@ -42,7 +56,9 @@ class Metering:
     price_book: PriceBook
     new_id: IdMaker
     versions: PriceVersions
+    retry_tokens: RetryTokens
     override: Callable[[AIRequest], Awaitable[Estimate | None]] | None = None
+    observations: Observations = field(default_factory=Observations)
 
     async def estimate(self, request: AIRequest) -> Estimate:
         """Return an upper bound of what the request can cost.
@@ -54,13 +70,25 @@ class Metering:
         return (await self._estimate(request))[0]
 
     async def admit(self, request: AIRequest) -> Hold | Refusal:
-        """Place a hold for the request, or say why not. Never raises for what a request can contain."""
+        """Place a hold for the request, or say why not. Never raises for what a request can contain.
+
+        Less than the bound is held where ``can_extend`` or the operator allow it and enough was seen; where less
+        is available, as much as there is, if that is enough for the request's ``min_output_tokens``.
+        """
         try:
             account_id = account_key(request.account_id)
             bound, price = await self._estimate(request)
-            placed = await self._place(request, account_id, bound, await self.versions.id_of(price))
+            amount = amount_to_hold(
+                bound, price, likely_output_tokens=self._likely_output_tokens(request, account_id, price)
+            )
+            least = least_to_hold(request, bound, price)
+            version = await self.versions.id_of(price)
+            placed = await self._place(request, account_id, bound, version, amount=amount, least=least)
         except CreditsError as error:
             return self._refuse(request, error)
+        if placed.amount < amount:
+            self.observations.note_event(price.model, Event.CUT)
+            bound = bound if request.can_extend else cut_to(bound, price, amount=placed.amount)
         return Hold(
             hold_id=placed.hold_id,
             account_id=request.account_id,
@@ -71,6 +99,27 @@ class Metering:
             request_id=request.request_id,
             run_id=request.run_id,
         )
+
+    async def extend(self, hold: Hold, *, output_tokens: int) -> Hold:
+        """Raise a hold to cover so many completion tokens, or to what is available; its end moves, too.
+
+        Returns the hold to go on with; :meth:`affords` says how far it reaches. It is never lowered.
+
+        Raises:
+            HoldEnded: it was settled or has expired.
+            CreditsError: a budget forbids it, or the database failed.
+        """
+        price = await self.versions.price_of(hold.price_version)
+        tokens = max(min(output_tokens, hold.estimate.max_output_tokens), 0)
+        amount = price.bound_microcredits(input_tokens=hold.estimate.input_tokens, output_tokens=tokens)
+        now, held = now_ms(), hold.amount_microcredits
+        expires_at_ms = now + self.settings.hold_ttl_s * 1_000
+        command = ExtendHold(
+            account_key(hold.account_id), hold.hold_id, max(amount, held), now, expires_at_ms, least=held
+        )
+        raising = self._persist(command, retries=_EXTEND_RETRIES)
+        raised: Extended = await asyncio.shield(asyncio.ensure_future(raising))
+        return replace(hold, amount_microcredits=raised.amount, expires_at_ms=raised.expires_at_ms)
 
     async def settle(self, hold: Hold, outcome: Outcome) -> Settled | None:
         """End the hold by the documented rule; returns what was charged, or None where nothing was.
@@ -94,19 +143,30 @@ class Metering:
         default = self.settings.default_max_output_tokens
         return given or estimate(request, price, default_max_output_tokens=default), price
 
-    async def _place(self, request: AIRequest, account_id: int, bound: Estimate, version: int) -> Placed:
+    def _likely_output_tokens(self, request: AIRequest, account_id: int, price: Price) -> int | None:
+        if not request.can_extend and self.settings.hold_policy is HoldPolicy.BOUND:
+            return None
+        percentile = self.settings.hold_percentile
+        return self.observations.likely_output_tokens(account_id, price.model, percentile=percentile)
+
+    async def _place(
+        self, request: AIRequest, account_id: int, bound: Estimate, version: int, *, amount: int, least: int | None
+    ) -> Placed:
         now = now_ms()
         command = PlaceHold(
             account_id,
             request.account_id,
             self.new_id(),
-            bound.cost_microcredits,
+            amount,
             now,
             now + self.settings.hold_ttl_s * 1_000,
             version,
             bound.input_tokens,
             request.request_id or None,
             request.run_id or None,
+            request.key_id or None,
+            request.member_id or None,
+            least,
         )
         answer = self.writer.execute(command)
         try:
@@ -124,9 +184,14 @@ class Metering:
         release.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     def _refuse(self, request: AIRequest, error: CreditsError) -> Refusal:
-        if not isinstance(error, InsufficientCredits | AccountInDebt):
+        url = self.settings.purchase_url
+        if not isinstance(error, InsufficientCredits | AccountInDebt | BudgetExceeded):
             logger.info("refused a request of model %.80r: %s", request.model, error.code)
-        return refusal_of(error, purchase_url=self.settings.purchase_url)
+            return refusal_of(error, purchase_url=url)
+        with suppress(UnknownModel):  # since a moment ago
+            self.observations.note_event(self.price_of(request).model, Event.REFUSED)
+        token = self.retry_tokens.issue(request, needed=error.needed, at_ms=now_ms())
+        return refusal_of(error, purchase_url=url, retry_token=token)
 
     async def _settle(self, hold: Hold, outcome: Outcome) -> Settled | None:
         usage = usage_to_charge(hold, outcome)
@@ -138,17 +203,19 @@ class Metering:
         cost = price.cost_microcredits(usage)
         if not is_measured(outcome.usage):
             cost = min(cost, hold.amount_microcredits)
-        settled = await self._persist(SettleHold(account_id, hold.hold_id, cost, now_ms(), usage))
-        assert isinstance(settled, Settled)  # noqa: S101 - narrows what the writer answers to a SettleHold
+        settled: Settled = await self._persist(SettleHold(account_id, hold.hold_id, cost, now_ms(), usage))
+        if outcome.status is OutcomeStatus.COMPLETED and is_measured(outcome.usage) and not settled.repeated:
+            held, output, hidden = hold.amount_microcredits, usage.output, usage.reasoning
+            self.observations.note_settled(account_id, price.model, held=held, cost=cost, output=output, hidden=hidden)
         self._note_low_balance(account_id, settled)
         return settled
 
-    async def _persist(self, command: SettleHold | ReleaseHold) -> object:
-        for attempt in range(_SETTLE_RETRIES):
+    async def _persist(self, command: SettleHold | ReleaseHold | ExtendHold, *, retries: int = _SETTLE_RETRIES) -> Any:
+        for attempt in range(retries):
             try:
                 return await self.writer.execute(command)
             except (Overloaded, OutcomeUnknown) as error:
-                logger.warning("settling hold %s failed (%s); trying again", command.hold_id, error.code)
+                logger.warning("%s of %s failed (%s); again", type(command).__name__, command.hold_id, error.code)
                 await asyncio.sleep(_FIRST_PAUSE_S * 2**attempt)
         return await self.writer.execute(command)
 

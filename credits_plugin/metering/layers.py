@@ -21,6 +21,8 @@ from hookspecs import AIRequest, Hold, Outcome, OutcomeStatus, Usage
 
 from ..errors import CreditsError
 from ..pricing.price import Price
+from .streamed import StreamedText
+from .stretch import Stretch
 
 PriceOf = Callable[[AIRequest], Price]
 
@@ -38,7 +40,8 @@ class Layer:
     price_of: PriceOf
     hold: Hold | None = None
     usage: Usage | None = None
-    pieces: list[str] = field(default_factory=list)
+    text: StreamedText = field(default_factory=StreamedText)
+    stretch: Stretch | None = None
     is_unsent: bool = False
     client_is_gone: bool = False
     status: OutcomeStatus | None = None
@@ -62,7 +65,12 @@ class Layer:
         """Whether an answer began to arrive here or in a layer that joined, or such a layer has ended well."""
         layers = list(self.inwards())
         ended_well = layers[-1].outer is not None and layers[-1].status is OutcomeStatus.COMPLETED
-        return ended_well or any(layer.usage or layer.pieces for layer in layers)
+        return ended_well or any(layer.usage or layer.text for layer in layers)
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether the provider's own figure is known."""
+        return any(layer.usage for layer in self.inwards())
 
     @property
     def is_over(self) -> bool:
@@ -85,7 +93,8 @@ class Layer:
         if outer is None or not self._may_be_part_of(outer) or (within is None and not self._has_the_prompt_of(outer)):
             return False
         with _joining:
-            if not outer.root.is_open or outer.inner is not None or outer.root.has_answer:
+            # A layer that was left may be cut off from its call: what is reported there would be lost.
+            if not outer.is_open or outer.inner is not None or outer.root.has_answer:
                 return False
             outer.inner, self.outer = self, outer
         self.mark_sent()
@@ -101,13 +110,13 @@ class Layer:
     def leave(self, kind: type[BaseException] | None) -> bool:
         """Note how the block was left; returns whether whoever leaves settles the hold.
 
-        The layer with the hold does, unless it knows of no answer and another layer is still open: an answer may arrive
+        The layer with the hold does, unless no usage is known and another layer is still open: the answer goes on
         there, so the last one to leave settles.
         """
         with _joining:
             self.status, self.error = self._status_after(kind), kind.__name__ if kind else None
             root = self.root
-            settles = not root.is_open and not root.is_settled and (root.has_answer or root.is_over)
+            settles = not root.is_open and not root.is_settled and (root.has_usage or root.is_over)
             if settles:
                 root.is_settled = True
             else:
@@ -125,7 +134,7 @@ class Layer:
         """Return what the layers together know, as seen by the one that settles."""
         layers = list(self.root.inwards())
         usage = next((layer.usage for layer in reversed(layers) if layer.usage), None)
-        text = max(("".join(layer.pieces) for layer in layers), key=len)
+        text = max((str(layer.text) for layer in layers), key=len)
         assert self.status is not None, "the call is still open"  # noqa: S101 - misuse, not input
         return Outcome(self.status, usage, text, self.error)
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from peewee import PeeweeException
+
 from hookspecs import AIRequest, Estimate, Hold, Outcome, Refusal
 
-from ..errors import Overloaded
+from ..errors import CreditsError, Overloaded
 from ..ledger.entries import Settled
 from .calls import Call
 from .gate import Metering
 from .refusals import refusal_of
+from .stretch import Need, Stretch
 
 T = TypeVar("T")
 
@@ -79,6 +83,14 @@ class SyncCredits:
             future.cancel()  # Ctrl-C while waiting: what is undecided is undone, as for a cancelled task
             raise
 
+    def begin(self, work: Callable[[], None]) -> None:
+        """Run a plain function in the event loop, without waiting for it.
+
+        Raises:
+            Overloaded: the service is closed.
+        """
+        self._started_loop().call_soon_threadsafe(work)
+
     def close(self) -> None:
         """End the thread; what still waits there is cancelled, and its callers hear of it."""
         with self._lock:
@@ -123,8 +135,24 @@ class SyncMeteredCall(Call):
 
     def deliver(self, text: str) -> bool:
         """Count a piece of streamed text; returns whether credits are left for more, as :meth:`MeteredCall.deliver`."""
-        self.add_streamed_text(text)
-        return True
+        self.layer.text.add(text)
+        try:
+            return self._reach()
+        except (CreditsError, PeeweeException) as error:
+            return self._stopped_by(error)
+
+    def _reach(self) -> bool:
+        root, text = self.layer.root, self.layer.text
+        if root.stretch is None:
+            root.stretch = self._credits.run(Stretch.of(root, self._metering))
+        match root.stretch.need(text):
+            case Need.NOTHING:
+                return True
+            case Need.SOON:
+                self._credits.begin(partial(root.stretch.go_ahead, text))
+                return True
+            case Need.NOW:
+                return self._credits.run(root.stretch.reach(text))
 
     def __enter__(self) -> Self:
         if not self._joins():

@@ -149,6 +149,27 @@ class Price:
             raise InvalidValue(msg, model=self.model)
         return bound
 
+    def affordable_output_tokens(self, amount: int, *, input_tokens: int) -> int | None:
+        """Return the most completion tokens whose bound with so many prompt tokens is at most ``amount`` microcredits.
+
+        The inverse of :meth:`bound_microcredits`: None where ``amount`` does not cover the prompt, and at most
+        ``MAX_AMOUNT``, where completion tokens are free.
+
+        Raises:
+            InvalidValue: a count or the amount is negative or no whole number.
+        """
+        _require_count(amount, "amount")
+        _require_count(input_tokens, "input_tokens")
+        left = amount * _DIVISOR // self._factor - self.request_rate
+        affordable = MAX_AMOUNT
+        for rates, longest in self._reachable(input_tokens):
+            for_output = left - min(input_tokens, longest) * rates.highest_input
+            if for_output < 0:
+                return None
+            if rates.highest_output:
+                affordable = min(affordable, for_output // rates.highest_output)
+        return affordable
+
     def rates_at(self, input_tokens: int) -> Rates:
         """Return the rates for a whole request whose prompt has ``input_tokens`` tokens, cached ones included."""
         for tier in reversed(self.tiers):

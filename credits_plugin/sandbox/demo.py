@@ -41,7 +41,6 @@ PASSWORD: Final = "demo"  # noqa: S105 - the demo's users are for anybody on thi
 WORD_DELAY_S: Final = 0.03
 SHUTDOWN_S: Final = 1.0
 
-_EXAMPLE: Final = "credits_example_agent_server"
 _SEEDED_USER: Final = "carla"
 _SEEDED_MESSAGES: Final = (
     "Count: a ledger moves credits, and never loses one",
@@ -152,23 +151,24 @@ def admin_command(settings: Settings) -> str:
     return " ".join([*words, shlex.quote(program), "--database", shlex.quote(settings.database_url)])
 
 
-def load_example() -> ModuleType:
-    """Load the example host: the clone's file where there is a clone, else the copy that the package carries.
+def load_example(example: str = "agent_server") -> ModuleType:
+    """Load an example: the clone's file where there is a clone, else the copy that the package carries.
 
     Raises:
         ConfigurationError: neither is there.
     """
-    if _EXAMPLE in sys.modules:
-        return sys.modules[_EXAMPLE]
+    name = f"credits_example_{example}"
+    if name in sys.modules:
+        return sys.modules[name]
     clone, package = Path(__file__).parents[2], Path(__file__).parent
     folder = clone if (clone / "pyproject.toml").is_file() else package
-    path = folder / "examples" / "agent_server.py"
-    spec = importlib.util.spec_from_file_location(_EXAMPLE, path)
+    path = folder / "examples" / f"{example}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        msg = f"the example host is missing: {path} does not exist; install credits-plugin again"
+        msg = f"the example is missing: {path} does not exist; install credits-plugin again"
         raise ConfigurationError(msg)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_EXAMPLE] = module  # dataclasses look their module up by name
+    sys.modules[name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     return module
 

@@ -20,6 +20,7 @@ from .packages import list_packages
 from .pages import create_pages
 from .problems import problem_middleware
 from .purchase import create_purchase
+from .retry import await_retry
 from .service import CREDITS, PAGES, RESOLVE_ACCOUNT, CreditsService, ResolveAccount
 from .sessions import show_session
 from .webhook import receive_event
@@ -41,6 +42,7 @@ def create_app(credits: CreditsService, resolve_account: ResolveAccount) -> web.
     app[RESOLVE_ACCOUNT] = resolve_account
     app[PAGES] = create_pages(credits, resolve_account)
     security_headers(app, policy=API_POLICY)
+    app.on_shutdown.append(_let_go)
     app.add_routes(
         [
             web.post("/purchase", create_purchase),
@@ -50,10 +52,16 @@ def create_app(credits: CreditsService, resolve_account: ResolveAccount) -> web.
             web.get("/packages", list_packages, allow_head=False),
             web.get("/balance", show_balance, allow_head=False),
             web.get("/transactions", list_transactions, allow_head=False),
+            web.get("/retry/{token}", await_retry, allow_head=False),
             web.get("/openapi.json", describe_api, allow_head=False),
         ]
     )
     return app
+
+
+async def _let_go(app: web.Application) -> None:
+    """Answer those who wait for credits: the server is about to wait for them."""
+    app[CREDITS].parking.close()
 
 
 def mount(app: web.Application, plugin_manager: pluggy.PluginManager) -> None:

@@ -74,9 +74,20 @@ _SCHEMAS: Final[dict[str, Any]] = {
             "field": _STRING,
             "needed": _ref("Amount"),
             "available": _ref("Amount"),
-            "purchase_url": _STRING,
+            "purchase_url": _nullable(_STRING),
+            "retry_token": _STRING,
+            "budget": _object(
+                {
+                    "kind": {"enum": ["account", "member", "key", "run"]},
+                    "name": _STRING,
+                    "period": {"enum": ["day", "month", "none"]},
+                    "limit": _nullable(_ref("Amount")),
+                    "ends_at": _nullable(_TIME),
+                    "paused": {"type": "boolean"},
+                }
+            ),
         },
-        optional=("field", "needed", "available", "purchase_url"),
+        optional=("field", "needed", "available", "purchase_url", "retry_token", "budget"),
     ),
     "Package": _object(
         {
@@ -253,6 +264,24 @@ _PATHS: Final[dict[str, Any]] = {
             ),
             "400 401 503",
             parameters=[_parameter("cursor", pattern="^[0-9]{1,19}$")],
+        )
+    },
+    "/retry/{token}": {
+        "get": _operation(
+            "awaitRetry",
+            "Wait until a refused request of the caller's own can be afforded; then send it again. Reserves nothing.",
+            _answer(
+                {
+                    "retry": _object(
+                        {"affordable": {"type": "boolean"}, "needed": _ref("Amount"), "available": _ref("Amount")}
+                    )
+                }
+            ),
+            "400 401 404 503",
+            parameters=[
+                _parameter("token", place="path", required=True),
+                _parameter("wait_s", type="integer", minimum=0, maximum=30),
+            ],
         )
     },
     "/openapi.json": {"get": _operation("describeApi", "This document.", {"type": "object"}, "")},

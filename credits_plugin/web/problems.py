@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from hookspecs import Refusal
+from hookspecs import Refusal, SpentBudget
 
 from ..errors import (
     AccountInDebt,
@@ -30,8 +30,10 @@ from ..errors import (
     PaymentError,
     UnknownModel,
 )
-from ..money import MICROCREDITS_PER_CREDIT
-from .amounts import amount_json
+from ..ledger.ids import now_ms
+from ..metering.refusals import refusal_of
+from ..money import MICROCREDITS_PER_CREDIT, ceil_div
+from .amounts import amount_json, time_json
 from .body import BodyTooLarge, BodyTooSlow, UnsupportedMediaType
 from .csrf import CrossSiteRequest, FormExpired
 from .identity import Unauthenticated
@@ -110,8 +112,8 @@ def problem_of(error: CreditsError, *, purchase_url: str) -> Problem:
     detail = next((text for kind, text in _PUBLIC_DETAILS if isinstance(error, kind)), _sentence(error.message))
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
     match error:
-        case InsufficientCredits() | AccountInDebt():
-            return _payment_required(error.code, error.needed, error.available, purchase_url)
+        case InsufficientCredits() | AccountInDebt() | BudgetExceeded():
+            return _payment_required(refusal_of(error, purchase_url=purchase_url))
         case InvalidValue(fields={"field": str(name)}):
             return Problem(status, error.code, detail, headers, {"field": name})
         case _:
@@ -130,14 +132,40 @@ def _status_of(error: CreditsError) -> int:
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 
-def _payment_required(code: str, needed: int, available: int, purchase_url: str | None) -> Problem:
-    """Return the 402 that tells a client what is missing and where to get it."""
-    if code == AccountInDebt.code:
+def _payment_required(refusal: Refusal) -> Problem:
+    """Return the 402 that tells a client what is missing, where to get it, and what to wait with."""
+    needed, available = refusal.needed_microcredits, refusal.available_microcredits
+    if refusal.budget is not None:
+        detail = refusal.message
+    elif refusal.code == AccountInDebt.code:
         detail = "The balance is below zero. Buy credits to go on."
     else:
         detail = f"This needs {_credits(needed)} credits, and {_credits(available)} are available."
-    extra = {"needed": amount_json(needed), "available": amount_json(available), "purchase_url": purchase_url}
-    return Problem(402, code, detail, {}, extra)
+    extra = {"needed": amount_json(needed), "available": amount_json(available), "purchase_url": refusal.purchase_url}
+    if refusal.retry_token is not None:
+        extra["retry_token"] = refusal.retry_token
+    if refusal.budget is not None:
+        extra["budget"] = _budget_json(refusal.budget)
+    return Problem(402, refusal.code, detail, _retry_after(refusal.budget), extra)
+
+
+def _budget_json(budget: SpentBudget) -> dict[str, Any]:
+    limit = budget.limit_microcredits
+    return {
+        "kind": budget.kind,
+        "name": budget.name,
+        "period": budget.period,
+        "limit": amount_json(limit) if limit is not None else None,
+        "ends_at": time_json(budget.ends_at_ms),
+        "paused": budget.is_paused,
+    }
+
+
+def _retry_after(budget: SpentBudget | None) -> dict[str, str]:
+    # Waiting helps where the budget starts anew; a balance does not grow by itself.
+    if budget is None or budget.ends_at_ms is None or budget.is_paused:
+        return {}
+    return {"Retry-After": str(max(ceil_div(budget.ends_at_ms - now_ms(), 1_000), 1))}
 
 
 def _credits(microcredits: int) -> str:
@@ -157,15 +185,16 @@ def respond(problem: Problem) -> web.Response:
 def refusal_response(refusal: Refusal) -> web.Response:
     """Return a host's answer to a refused AI request: 402 with the figures and the purchase link.
 
-    A refusal that money cannot cure (the gate failed, the model has no price) is a 503 or a 422.
+    A refusal that money cannot cure is another status: 401 where nobody is named who pays, 422 where the model has no
+    price or the route cannot be metered, 503 where the gate failed.
     """
     match refusal.code:
-        case InsufficientCredits.code | AccountInDebt.code:
-            problem = _payment_required(
-                refusal.code, refusal.needed_microcredits, refusal.available_microcredits, refusal.purchase_url
-            )
-        case UnknownModel.code | InvalidValue.code:
+        case InsufficientCredits.code | AccountInDebt.code | BudgetExceeded.code:
+            problem = _payment_required(refusal)
+        case UnknownModel.code | InvalidValue.code | "not_metered":
             problem = Problem(422, refusal.code, refusal.message)
+        case "unidentified":
+            problem = Problem(401, refusal.code, refusal.message)
         case _:
             problem = Problem(503, refusal.code, refusal.message, {"Retry-After": str(RETRY_AFTER_S)})
     return respond(problem)

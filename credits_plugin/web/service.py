@@ -11,6 +11,7 @@ from hookspecs import AIRequest, Estimate
 
 from ..database import Reads
 from ..errors import CreditsError
+from ..metering.parking import Parking
 from ..payments.shop import Shop
 from ..settings import Settings
 
@@ -31,6 +32,10 @@ class CreditsService(Protocol):
     @property
     def shop(self) -> Shop | None:
         """What sells packages."""
+
+    @property
+    def parking(self) -> Parking:
+        """Where refused requests wait for credits."""
 
     async def estimate(self, request: AIRequest) -> Estimate:
         """Return the upper bound of what a request can cost."""

@@ -15,11 +15,13 @@ from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.distributed.citus import Engine, apply_layout, citus_layout
 from credits_plugin.distributed.citus_store import CitusStore
-from credits_plugin.errors import ConfigurationError, InsufficientCredits
+from credits_plugin.errors import BudgetExceeded, ConfigurationError, InsufficientCredits
 from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.budget_entries import BudgetKind, BudgetPeriod, RemoveBudget, StartRun
 from credits_plugin.ledger.entries import (
     Code,
     ExpireLots,
+    ExtendHold,
     LotTerms,
     PlaceHold,
     PostTransfer,
@@ -92,6 +94,8 @@ def test_citus_would_refuse_each_table_with_the_keys_that_one_server_has(fresh_p
             distribute = distribute.replace("'id'", "'created_at_ms'")
         if table == "archive_anchor":  # the account is its whole key already
             distribute = distribute.replace("'account_id'", "'transfer_id'")
+        if table == "observation":  # its key begins with the account already
+            distribute = distribute.replace("'account_id'", "'updated_at_ms'")
         with pytest.raises(peewee.PeeweeException, match="cannot create constraint"):
             database.primary.execute_sql(distribute.replace("=> 'account'", "=> 'none'"))
 
@@ -127,6 +131,14 @@ async def drive(writer: LedgerWriter, *, users: int = 12) -> None:
         soon = LotTerms(expires_at_ms=now + 40)
         await writer.execute(PostTransfer(key, user, new_id(), Code.PROMOTION, 1_000, now, terms=soon))
         await writer.execute(PostTransfer(key, user, new_id(), Code.PROMOTION, 10_000, now))
+        await writer.execute(StartRun(key, user, new_id(), "r", 100, now))
+        counted = PlaceHold(key, user, new_id(), 50, now, now + 60_000, 1, 7, run_id="r")
+        await writer.execute(counted)
+        await writer.execute(ExtendHold(key, counted.hold_id, 60, now, now + 60_000))
+        with pytest.raises(BudgetExceeded):
+            await writer.execute(counted._replace(hold_id=new_id()))
+        await writer.execute(SettleHold(key, counted.hold_id, 60, now, Usage(input=1)))
+        await writer.execute(RemoveBudget(key, BudgetKind.RUN, "r", BudgetPeriod.NONE))
         for cost in range(5):
             request_id = f"request-{new_id()}" if cost % 2 else None
             place = PlaceHold(key, user, new_id(), 100, now_ms(), now_ms() + 60_000, 1, 7, request_id)
@@ -175,8 +187,10 @@ class Recorder:
 
 
 ONE_ACCOUNT = re.compile(r"FROM account WHERE id = %s FOR UPDATE$")
-THEIR_ROWS = re.compile(r"\b(account_id|(transfer|hold|lot)\.account_id|account\.id) = ANY\(%s(::bigint\[\])?\)")
-NEW_ROWS = re.compile(r"^INSERT INTO (transfer|hold|lot|account) \((id, external_id|[^)]*\baccount_id\b)")
+THEIR_ROWS = re.compile(r"\b(account_id|(transfer|hold|lot|budget)\.account_id|account\.id) = ANY\(%s(::bigint\[\])?\)")
+NEW_ROWS = re.compile(
+    r"^INSERT INTO (transfer|hold|lot|budget|outbox_message|account) \((id, external_id|[^)]*\baccount_id\b)"
+)
 
 
 async def test_every_statement_of_the_writer_names_its_accounts(citus: Database, monkeypatch):
@@ -191,9 +205,13 @@ async def test_every_statement_of_the_writer_names_its_accounts(citus: Database,
     kinds = {statement for statement in statements if not statement.startswith(("SET LOCAL ", "BEGIN", "COMMIT"))}
     verbs = {
         (match[1], match[2])
-        for match in (re.search(r"^(\w+).*?\b(account|hold|transfer|lot|archive_anchor)\b", s) for s in kinds)
+        for match in (
+            re.search(r"^(\w+).*?\b(account|hold|transfer|lot|budget|outbox_message|archive_anchor)\b", s)
+            for s in kinds
+        )
     }
     hot = {("SELECT", "account"), ("UPDATE", "account"), ("INSERT", "hold"), ("DELETE", "hold"), ("INSERT", "transfer")}
+    hot |= {("SELECT", "budget"), ("UPDATE", "budget"), ("INSERT", "budget"), ("DELETE", "budget"), ("UPDATE", "hold")}
     hot |= {("SELECT", "transfer"), ("SELECT", "lot"), ("SELECT", "archive_anchor")}
     assert hot <= verbs, "the scenario reached the hot statements"
     assert [s for s in kinds if not (ONE_ACCOUNT.search(s) or THEIR_ROWS.search(s) or NEW_ROWS.search(s))] == []

@@ -13,6 +13,7 @@ import pytest
 from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.budget_entries import BudgetKind, BudgetPeriod, RemoveBudget, SetBudget, StartRun
 from credits_plugin.ledger.entries import (
     Code,
     ExpireLots,
@@ -94,6 +95,9 @@ async def live(writer: LedgerWriter, user: str) -> list:
     def grant(amount: int, expires_at_ms: int | None = None) -> PostTransfer:
         return PostTransfer(key, user, new_id(), Code.PROMOTION, amount, now, terms=LotTerms(0, expires_at_ms))
 
+    def budget(limit: int, kind: BudgetKind, name: str) -> SetBudget:
+        return SetBudget(key, user, new_id(), kind, name, BudgetPeriod.NONE, limit, now)
+
     soon, due = grant(500, later), grant(40, now)
     told = [await writer.execute(soon), await writer.execute(due)]
     told.append(await writer.execute(RollOver(key, soon.transfer_id, new_id(), now, later + 1, 200)))
@@ -107,6 +111,16 @@ async def live(writer: LedgerWriter, user: str) -> list:
     told.append((await writer.execute(SettleHold(key, named, 5, now, Usage(input=5)))).balance)
     told.append((await writer.execute(SettleHold(key, nothing, 0, now, Usage()))).balance)
     told.append(await writer.execute(PostTransfer(key, user, new_id(), Code.ADJUSTMENT_OUT, 3, now)))
+    told.append((await writer.execute(budget(100, BudgetKind.ACCOUNT, "")))[1:])
+    told.append((await writer.execute(budget(30, BudgetKind.KEY, "k")))[1:])
+    told.append((await writer.execute(StartRun(key, user, new_id(), "r", 20, now)))[1:])
+    counted = hold(10)._replace(key_id="k", run_id="r")
+    told.append((await writer.execute(counted)).available)
+    told.append((await writer.execute(ExtendHold(key, counted.hold_id, 15, now, later))).available)
+    refused = (await asyncio.gather(writer.execute(counted._replace(hold_id=new_id())), return_exceptions=True))[0]
+    told.append((type(refused), refused.needed, refused.available))
+    told.append((await writer.execute(SettleHold(key, counted.hold_id, 12, now, Usage(input=1)))).balance)
+    told.append((await writer.execute(RemoveBudget(key, BudgetKind.KEY, "k", BudgetPeriod.NONE)))[1:])
     work = PostTransfer(key, user, new_id(), Code.PROMOTION, 9, now)
     told.append(await writer.work([key], lambda tx: tx.decide(work)))
     return [one._replace(hold_id=0) if hasattr(one, "hold_id") else one for one in told]
@@ -132,6 +146,10 @@ async def test_a_failure_at_any_statement_leaves_answers_and_books_as_they_would
         assert await live(writer, f"user-{number}") == wanted, f"statement {number}"
         assert plan.sent > statements, "it failed, and more was sent"
     writer.close()
-    rows = opened.primary.execute_sql("SELECT balance, held, seq FROM account").fetchall()
+    rows = opened.primary.execute_sql("SELECT balance, held, seq, budgets FROM account").fetchall()
     assert (len(rows), len(set(rows))) == (statements + 1, 1)
+    spent = opened.primary.execute_sql("SELECT kind, spent, held, state FROM budget").fetchall()
+    assert len(spent) == 2 * (statements + 1)
+    assert set(spent) == {("account", 12, 0, "open"), ("run", 12, 0, "paused")}
+    assert opened.primary.execute_sql("SELECT count(*) FROM outbox_message").fetchone() == (statements + 1,)
     assert audit(opened).findings == []

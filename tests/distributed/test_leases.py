@@ -32,6 +32,14 @@ from credits_plugin.distributed.wire import (
 )
 from credits_plugin.errors import BudgetExceeded, ConfigurationError, HoldEnded, InsufficientCredits
 from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.budget_entries import (
+    BudgetKind,
+    BudgetPeriod,
+    PauseRun,
+    RemoveBudget,
+    SetBudget,
+    StartRun,
+)
 from credits_plugin.ledger.entries import (
     Code,
     ExpireHold,
@@ -142,6 +150,10 @@ COMMANDS = [
     ExpireLots(KEY, 1, 2),
     RollOver(KEY, 1, 2, 3, 4, cap=5),
     RollOver(KEY, 1, 2, 3, None),
+    SetBudget(KEY, "anna", 1, BudgetKind.KEY, "k", BudgetPeriod.DAY, 5, 2),
+    StartRun(KEY, "anna", 1, "r", None, 2),
+    PauseRun(KEY, "r", 1, 2),
+    RemoveBudget(KEY, BudgetKind.ACCOUNT, "", BudgetPeriod.MONTH, 3),
 ]
 
 
@@ -162,12 +174,23 @@ def test_a_command_survives_the_wire(command):
         [1, "PostTransfer", KEY, "anna", 2, 99, 5, 6, None, None, [0, None]],
         [1, "PostTransfer", KEY, "anna", 2, Code.PROMOTION, 5, 6, None, None, [0, None, "a term of the next version"]],
         [1, "SettleHold", KEY, 1, 2, 3, [1, 2, 3, 4, 5, 6, 7, 8, 9]],
+        [1, "PlaceHold", KEY, "anna", 1, 5, 2, 3, 1, 1, None, None],
+        [1, "SetBudget", KEY, "anna", 1, "planet", "k", "day", 5, 2],
     ],
-    ids=["command", "more fields", "fewer fields", "code", "terms", "usage"],
+    ids=["command", "more fields", "fewer fields", "code", "terms", "usage", "no key or member", "budget"],
 )
 def test_a_command_of_another_version_is_an_error_that_says_so(message):
     with pytest.raises(NotUnderstood, match="unknown"):
         command_of(message)
+
+
+@pytest.mark.parametrize(
+    "command", [settle(1, 2), ReleaseHold(KEY, 1, 2), ExpireHold(KEY, 1, 2)], ids=lambda command: type(command).__name__
+)
+def test_a_host_that_knows_no_budgets_ends_no_hold_for_others_but_may_have_its_own_ended(command):
+    number, name, *fields = unpack(pack([command_message(1, command)]))[0]
+    assert name != type(command).__name__, "the name by which the version before would know it"
+    assert command_of([number, type(command).__name__, *fields]) == command
 
 
 @pytest.mark.parametrize(

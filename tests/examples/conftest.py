@@ -42,18 +42,18 @@ async def run_host(tmp_path):
     """`await run_host(provider_url)` starts a host; all are stopped after the test."""
     async with AsyncExitStack() as stack:
 
-        async def run(provider_url):
-            return await stack.enter_async_context(_host(provider_url, tmp_path))
+        async def run(provider_url, **agent):
+            return await stack.enter_async_context(_host(provider_url, tmp_path, **agent))
 
         yield run
 
 
 @asynccontextmanager
-async def _host(provider_url, folder):
+async def _host(provider_url, folder, **agent):
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     settings = Settings(database_url=f"sqlite:///{folder / 'credits.db'}", frontend_url=url, prices=PRICES)
-    app = example.create_app(example.AgentSettings(provider_url=provider_url), settings)
+    app = example.create_app(example.AgentSettings(provider_url=provider_url, **agent), settings)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:

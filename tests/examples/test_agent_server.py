@@ -5,12 +5,14 @@ import json
 import socket
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.ids import account_key
 from credits_plugin.pricing.tokens import count_text_tokens
 from credits_plugin.sandbox.demo import load_example
 from credits_plugin.sandbox.demo_check import price_of
@@ -193,6 +195,49 @@ async def test_client_that_leaves_in_mid_stream_pays_the_estimated_input_and_wha
     cost = price_of(charge["usage"])
     assert cost < held
     assert await host.balance() == (GRANT - cost, 0)
+
+
+def have_seen_short_answers(host):
+    for _ in range(60):
+        host.service.metering.observations.note_settled(
+            account_key("alice"), "local-small", held=1_000, cost=500, output=20, hidden=0
+        )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_answer_ends_with_a_clear_word_when_the_credits_run_out(host, streaming):
+    have_seen_short_answers(host)
+    request = example.parse_chat({"message": "repeat 300 times: one"}, user="alice", model="local-small")
+    await host.grant((await host.service.estimate(replace(request, max_output_tokens=100))).cost_microcredits)
+    if streaming:
+        _, events = await stream(host.visitor, "repeat 300 times: one")
+        text, last = "".join(event.get("delta", "") for event in events), events[-1]["error"]
+    else:
+        body = (await host.visitor.chat("repeat 300 times: one")).body
+        text, last = body["reply"], body["notice"]
+    assert 0 < text.count("one") < 300
+    assert "credits have run out" in last
+    balance, held = await host.balance()
+    assert (balance >= 0, held) == (True, 0)
+    assert (await host.last_transaction())["usage"]["output"] > 0
+
+
+async def test_parked_request_goes_on_when_its_credits_arrive(run_host):
+    async with scripted_provider(chunk("at last"), USAGE, DONE) as (url, requests):
+        host = await run_host(url, park_s=20)
+        waiting = asyncio.create_task(host.visitor.chat("Hello"))
+        await asyncio.sleep(0.1)
+        assert (waiting.done(), requests) == (False, [])
+        await host.grant(GRANT)
+        answer = await asyncio.wait_for(waiting, 10)
+    assert answer.body["reply"] == "at last"
+
+
+async def test_parked_request_that_nobody_pays_for_is_refused_in_the_end(run_host):
+    async with scripted_provider(chunk("free?"), USAGE, DONE) as (url, requests):
+        host = await run_host(url, park_s=0.1)
+        assert (await host.visitor.chat("Hello", stream=True)).status == 402
+    assert requests == []
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500])

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from python import find_python
 
 ROOT: Final = Path(__file__).parents[2]
 HERE: Final = Path(__file__).parent
@@ -29,7 +33,7 @@ class Host:
     name: str
     packages: tuple[str, ...]
     light: bool = False
-    python: str = "python3"
+    python: str | None = None
     extras: tuple[str, ...] = ()
 
     @property
@@ -44,6 +48,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="hosts of hosts.toml; all without any")
     parser.add_argument("--light", action="store_true", help="only the light ones")
     parser.add_argument("--where-installable", action="store_true", help="a host that does not install is no failure")
+    parser.add_argument("--within", type=float, metavar="MINUTES", help="begin with no heavy host after so long")
     options = parser.parse_args()
     hosts = load_hosts()
     unknown = set(options.names) - hosts.keys()
@@ -54,7 +59,12 @@ def main() -> int:
         for name, host in hosts.items()
         if (not options.names or name in options.names) and (host.light or not options.light)
     ]
-    results = {host.name: run(host, may_be_absent=options.where_installable and not host.light) for host in chosen}
+    ends_at = time.monotonic() + options.within * 60 if options.within is not None else math.inf
+    results = {}
+    for host in sorted(chosen, key=lambda host: not host.light):
+        begins = host.light or time.monotonic() < ends_at
+        may_be_absent = options.where_installable and not host.light
+        results[host.name] = run(host, may_be_absent=may_be_absent) if begins else "no time"
     print("\n".join(f"{name:32} {result}" for name, result in results.items()))
     return int(any(result == "failed" for result in results.values()))
 
@@ -67,7 +77,7 @@ def load_hosts() -> dict[str, Host]:
             name,
             tuple(entry["packages"]),
             light=entry.get("light", False),
-            python=entry.get("python", "python3"),
+            python=entry.get("python"),
             extras=tuple(entry.get("extras", ())),
         )
         for name, entry in table.items()
@@ -93,7 +103,8 @@ def environment(host: Host) -> Path:
     described = hashlib.sha256(f"{host!r}{(ROOT / 'pyproject.toml').read_text()}".encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != described:
         shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([host.python, "-m", "venv", folder], check=True)
+        made_by = find_python(host.python) if host.python else "python3"
+        subprocess.run([made_by, "-m", "venv", folder], check=True)
         project = f"{ROOT}[{','.join(host.extras)}]" if host.extras else str(ROOT)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--editable", project, *TOOLS, *host.packages], check=True)

@@ -1,6 +1,7 @@
 """An OpenAI-compatible provider with known usage, in a thread of its own, so that blocking hosts can call it too.
 
-Every answer is the same ten words and says 120 prompt tokens, 64 of them cached, and 30 completion tokens.
+Every answer is the same ten words and says 120 prompt tokens, 64 of them cached, and 30 completion tokens. A stream
+says so at its end, and where it is asked for continuous usage in every chunk, as vLLM does.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class Behaviour(StrEnum):
     """A stream that says three words and then nothing more; without a stream, nothing at all."""
     NO_USAGE = "no_usage"
     """An answer without usage."""
+    CUT_OFF = "cut_off"
+    """An answer that reached its limit before its first word; its usage is the usual one."""
+    CALL_TOOL = "call_tool"
+    """A call of the first tool that is offered; once a tool has answered, the usual answer."""
 
 
 class StubProvider:
@@ -87,26 +92,45 @@ class StubProvider:
             await asyncio.sleep(3_600)
         if self.behaviour is Behaviour.BREAK and request.transport is not None:
             request.transport.abort()
-        message = {"role": "assistant", "content": ANSWER}
-        answer = _frame(body, "chat.completion", {"index": 0, "message": message, "finish_reason": "stop"})
+        message, reason = self._say(body)
+        answer = _frame(body, "chat.completion", {"index": 0, "message": message, "finish_reason": reason})
         if self.behaviour is not Behaviour.NO_USAGE:
             answer["usage"] = USAGE
         return web.json_response(answer)
 
+    def _say(self, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        if self.behaviour is Behaviour.CUT_OFF:
+            return {"role": "assistant", "content": ""}, "length"
+        tools, said = body.get("tools"), body["messages"]
+        if self.behaviour is not Behaviour.CALL_TOOL or not tools or any(message["role"] == "tool" for message in said):
+            return {"role": "assistant", "content": ANSWER}, "stop"
+        function = {"name": tools[0]["function"]["name"], "arguments": json.dumps({"input": "Hello"})}
+        call = {"id": "call_1", "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
+
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        for index, word in enumerate(WORDS):
+        options = body.get("stream_options") or {}
+        message, reason = self._say(body)
+        for index, word in enumerate((message["content"] or "").split()):
             if index == 3 and self.behaviour is Behaviour.HANG:
                 await asyncio.sleep(3_600)
             if index == 3 and self.behaviour is Behaviour.BREAK and request.transport is not None:
                 request.transport.abort()
                 return response
             delta = {"role": "assistant", "content": word if index == 0 else f" {word}"}
-            await _send(response, _frame(body, "chat.completion.chunk", {"index": 0, "delta": delta}))
-        end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+            so_far = USAGE | {"completion_tokens": index} if options.get("continuous_usage_stats") else None
+            frame = _frame(body, "chat.completion.chunk", {"index": 0, "delta": delta})
+            await _send(response, frame | {"usage": so_far})
+        for call in message.get("tool_calls", ()):
+            for character in call["function"]["arguments"]:
+                piece = call | {"index": 0, "function": call["function"] | {"arguments": character}}
+                delta = {"role": "assistant", "tool_calls": [piece]}
+                await _send(response, _frame(body, "chat.completion.chunk", {"index": 0, "delta": delta}))
+        end = {"index": 0, "delta": {}, "finish_reason": reason}
         await _send(response, _frame(body, "chat.completion.chunk", end))
-        if self.behaviour is not Behaviour.NO_USAGE and (body.get("stream_options") or {}).get("include_usage"):
+        if self.behaviour is not Behaviour.NO_USAGE and options.get("include_usage"):
             await _send(response, _frame(body, "chat.completion.chunk") | {"usage": USAGE})
         await response.write(b"data: [DONE]\n\n")
         return response

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from credits_plugin.errors import AccountInDebt, HoldEnded, InsufficientCredits, LedgerError, UnknownHold
+from budget_oracle import NaiveBudgets
+
+from credits_plugin.errors import (
+    AccountInDebt,
+    BudgetExceeded,
+    HoldEnded,
+    InsufficientCredits,
+    LedgerError,
+    NotFound,
+    UnknownHold,
+)
+from credits_plugin.ledger.budget_entries import PauseRun, RemoveBudget, SetBudget, StartRun
 from credits_plugin.ledger.entries import (
     INCOMING,
     Code,
@@ -43,9 +54,11 @@ class NaiveAccount:
     balance: int = 0
     lots: list = field(default_factory=list)
     holds: dict = field(default_factory=dict)  # id -> [amount, state, expires_at_ms]
+    runs: dict = field(default_factory=dict)  # id -> run id
     posted: dict = field(default_factory=dict)  # id -> amount
     took: dict = field(default_factory=dict)  # id -> [(lot id, amount)]
     debts: list = field(default_factory=list)  # [transfer id, amount], oldest first
+    budgets: NaiveBudgets = field(default_factory=NaiveBudgets)
 
     @property
     def held(self):
@@ -71,11 +84,14 @@ class NaiveAccount:
             as_asked = least <= amount <= command.amount and expires_at_ms == command.expires_at_ms
             return amount if as_asked else LedgerError
         self.break_due(command.hold_id | 1, command.at_ms)
-        if self.balance < 0:
-            return AccountInDebt
         amount = min(command.amount, self.available)
-        if amount < least:
-            return InsufficientCredits
+        if self.balance < 0 or amount < least:
+            self.budgets.stop(self.budgets.run(command.run_id), "waiting")
+            return AccountInDebt if self.balance < 0 else InsufficientCredits
+        amount = self.budgets.place(command, amount, least)
+        if amount is None:
+            return BudgetExceeded
+        self.runs[command.hold_id] = command.run_id
         self.holds[command.hold_id] = [amount, "open", command.expires_at_ms]
         return amount
 
@@ -86,10 +102,16 @@ class NaiveAccount:
         if hold[1] != "open":
             return HoldEnded
         least = command.amount if command.least is None else min(command.least, command.amount)
-        room = max(self.available - self.due(command.at_ms), 0)
-        amount = max(hold[0], min(command.amount, hold[0] + room))
+        affordable = hold[0] + self.available - self.due(command.at_ms)
+        amount = max(hold[0], min(command.amount, affordable, self.budgets.room(command, hold[0])))
         if amount < least:
+            if affordable >= least:
+                self.budgets.refuse_to_raise(command, hold[0], least)
+                return BudgetExceeded
+            self.budgets.stop(self.budgets.run(self.runs[command.hold_id]), "waiting")
             return AccountInDebt if self.balance < 0 else InsufficientCredits
+        if amount > hold[0]:
+            self.budgets.raise_to(command.hold_id, amount)
         hold[0], hold[2] = amount, max(hold[2], command.expires_at_ms)
         return amount
 
@@ -101,6 +123,7 @@ class NaiveAccount:
             return HoldEnded
         if hold[1] != "settled":
             hold[1] = "settled"
+            self.budgets.end(command.hold_id, spent=command.amount)
             self.take(command.hold_id, command.amount, self.lots_in_order())
         return self.posted.get(command.hold_id, 0)
 
@@ -111,6 +134,7 @@ class NaiveAccount:
         if hold[1] == "settled":
             return HoldEnded
         hold[1] = "released"
+        self.budgets.end(command.hold_id)
         return None
 
     def expire(self, command: ExpireHold):
@@ -118,6 +142,7 @@ class NaiveAccount:
         if hold is not None and hold[1] == "open" and hold[2] <= command.at_ms:
             charge = min(command.charge, hold[0])
             hold[1] = "settled" if charge else "expired"
+            self.budgets.end(command.hold_id, spent=charge)
             self.take(command.hold_id, charge, self.lots_in_order())
 
     def post(self, command: PostTransfer):
@@ -151,6 +176,20 @@ class NaiveAccount:
                     self.bring_in(new_id, amount, lot.priority, command.expires_at_ms, lot.payment_id)
                 return amount
         return 0
+
+    def set_budget(self, command: SetBudget):
+        self.exists = True
+        return self.budgets.set(command)
+
+    def start_run(self, command: StartRun):
+        self.exists = True
+        return self.budgets.start(command)
+
+    def pause_run(self, command: PauseRun):
+        return self.budgets.pause(command) or NotFound
+
+    def remove_budget(self, command: RemoveBudget):
+        return self.budgets.remove(command)
 
     def due_lots(self, at_ms):
         return [lot for lot in self.lots_in_order() if lot.expires_at_ms is not None and lot.expires_at_ms <= at_ms]
@@ -207,4 +246,8 @@ _NAMES = {
     PostTransfer: "post",
     ExpireLots: "expire_lots",
     RollOver: "roll_over",
+    SetBudget: "set_budget",
+    StartRun: "start_run",
+    PauseRun: "pause_run",
+    RemoveBudget: "remove_budget",
 }

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 
 import pytest
+from budget_oracle import NaiveBudgets
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +29,15 @@ from credits_plugin.errors import CreditsError
 from credits_plugin.ledger.attribution import lot_reports, paid_by
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.book import Book
+from credits_plugin.ledger.budget_entries import (
+    Budgeted,
+    BudgetKind,
+    BudgetPeriod,
+    PauseRun,
+    RemoveBudget,
+    SetBudget,
+    StartRun,
+)
 from credits_plugin.ledger.entries import (
     INCOMING,
     Code,
@@ -46,6 +56,7 @@ from credits_plugin.ledger.entries import (
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
 from credits_plugin.ledger.replay import LotReplay, Movement, stored_lots_differ
 from credits_plugin.ledger.rules import decide
+from credits_plugin.ledger.store import budget_row
 from credits_plugin.ledger.writer import LedgerWriter
 from credits_plugin.models import Payment, Refund
 
@@ -54,6 +65,13 @@ COSTS = st.integers(0, 600) | st.sampled_from([0, 50, 400, 2_000])
 LEAST = st.none() | st.integers(0, 200)
 WHO = st.integers(0, 1)
 PICK = st.integers(0, 1_000)
+RUN_BUDGET = 500
+CAPS = st.sampled_from(
+    [(BudgetKind.ACCOUNT, ""), (BudgetKind.MEMBER, "m"), (BudgetKind.KEY, "k"), (BudgetKind.KEY, "l")]
+)
+PERIODS = st.sampled_from(list(BudgetPeriod))
+RUNS = st.sampled_from(["r", "s"])
+LIMITS = st.integers(0, 900)
 STARTED_MS = now_ms() - 30 * 86_400_000
 """Lives are lived in the past, so that every expiry of theirs is over by the writer's own clock too."""
 ids = itertools.count(IdMaker()(), 2)
@@ -83,7 +101,7 @@ class Host:
 def running_host(url: str) -> Iterator[Host]:
     database = open_database(url)
     migrate(database)
-    writer = LedgerWriter(database, new_id=IdMaker())
+    writer = LedgerWriter(database, new_id=IdMaker(), run_budget=RUN_BUDGET)
     writer.start()
     with closing(asyncio.new_event_loop()) as loop:
         yield Host(database, writer, loop)
@@ -101,8 +119,9 @@ class Life(RuleBasedStateMachine):
         life = next(lives)
         self.names = [f"anna-{life}", f"boris-{life}"]
         self.keys = [account_key(name) for name in self.names]
-        self.naive = {key: NaiveAccount() for key in self.keys}
-        self.book = Book()
+        self.naive = {key: NaiveAccount(budgets=NaiveBudgets(RUN_BUDGET)) for key in self.keys}
+        self.book = Book(run_budget=RUN_BUDGET)
+        self.events = set()
         self.transfers = []
         self.clock = STARTED_MS
         self.pending, self.sent = [], []
@@ -165,13 +184,50 @@ class Life(RuleBasedStateMachine):
     def take_by_hand(self, who, amount):
         self.post(who, Code.ADJUSTMENT_OUT, amount)
 
-    @rule(who=WHO, amount=st.integers(0, 400), ttl=st.integers(1, 90), times=st.integers(1, 4), least=LEAST)
-    def place(self, who, amount, ttl, times, least):
+    @rule(
+        who=WHO,
+        amount=st.integers(0, 400),
+        ttl=st.integers(1, 90),
+        times=st.integers(1, 4),
+        least=LEAST,
+        run=st.none() | RUNS,
+        key=st.sampled_from([None, "k", "l", "no cap"]),
+        member=st.sampled_from([None, "m"]),
+    )
+    def place(self, who, amount, ttl, times, least, run, key, member):
         for _ in range(times):
             hold, now = next(ids), self.tick()
-            command = PlaceHold(self.keys[who], self.names[who], hold, amount, now, now + ttl, 1, 10, least=least)
-            self.pending.append(command)
+            asked = (hold, amount, now, now + ttl, 1, 10, None, run, key, member, least)
+            self.pending.append(PlaceHold(self.keys[who], self.names[who], *asked))
             self.holds.append((who, hold))
+
+    @rule(who=WHO, cap=CAPS, period=PERIODS, limit=LIMITS)
+    def set_budget(self, who, cap, period, limit):
+        fields = (next(ids), *cap, period, limit, self.tick())
+        self.pending.append(SetBudget(self.keys[who], self.names[who], *fields))
+
+    @rule(who=WHO, cap=CAPS | RUNS.map(lambda run: (BudgetKind.RUN, run)), period=PERIODS)
+    def remove_budget(self, who, cap, period):
+        period = BudgetPeriod.NONE if cap[0] is BudgetKind.RUN else period
+        self.pending.append(RemoveBudget(self.keys[who], *cap, period))
+
+    @rule(who=WHO, run=RUNS, limit=st.none() | LIMITS)
+    def start_run(self, who, run, limit):
+        self.pending.append(StartRun(self.keys[who], self.names[who], next(ids), run, limit, self.tick()))
+
+    @rule(who=WHO, run=RUNS, limit=LIMITS)
+    def resume_run(self, who, run, limit):
+        fields = (next(ids), BudgetKind.RUN, run, BudgetPeriod.NONE, limit, self.tick())
+        self.pending.append(SetBudget(self.keys[who], self.names[who], *fields))
+
+    @rule(who=WHO, run=RUNS)
+    def pause_run(self, who, run):
+        self.pending.append(PauseRun(self.keys[who], run, next(ids), self.tick()))
+
+    @precondition(lambda self: self.clock < STARTED_MS + 25 * 86_400_000)
+    @rule(hours=st.integers(1, 30))
+    def a_day_passes(self, hours):
+        self.clock += hours * 3_600_000
 
     @precondition(lambda self: self.holds)
     @rule(pick=PICK, amount=st.integers(1, 900), longer=st.integers(0, 90), least=LEAST)
@@ -249,7 +305,10 @@ class Life(RuleBasedStateMachine):
         if isinstance(answer, CreditsError):
             assert type(answer) is wanted or (known and state != "open"), (command, answer, wanted)
         else:
-            assert isinstance(answer, Released) or answer.amount == wanted, (command, answer, wanted)
+            told = answer[1:5] if isinstance(answer, Budgeted) else getattr(answer, "amount", wanted)
+            assert told == wanted, (command, answer, wanted)
+        assert isinstance(answer, CreditsError | Budgeted | Released) or wanted is not None
+        self.events |= {(event[0], event[1]) for event in self.book.new_events}
         self.transfers += map(TransferRow._make, self.book.new_transfers)
         self.book.clear_writes()
         return answer
@@ -257,15 +316,23 @@ class Life(RuleBasedStateMachine):
     def rows_equal_the_book(self, host):
         for key in self.keys:
             account = self.book.accounts.get(key)
-            columns = "balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms"
+            columns = "balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms, budgets"
             rows = host.rows(f"SELECT {columns} FROM account WHERE id = %s", key)
             assert rows == ([] if account is None else [tuple(getattr(account, name) for name in columns.split(", "))])
             lots = host.rows("SELECT id, priority, amount, remaining, expired FROM lot WHERE account_id = %s", key)
             mine = self.book.lots.get(key, [])
             assert lots == sorted((lot.id, lot.priority, lot.amount, lot.remaining, lot.expired) for lot in mine)
-            holds = host.rows("SELECT id, amount, state, expires_at_ms FROM hold WHERE account_id = %s", key)
+            holds = host.rows("SELECT id, amount, state, expires_at_ms, budgets FROM hold WHERE account_id = %s", key)
             kept = [hold for hold in self.book.holds.values() if hold.account_id == key]
-            assert holds == sorted((hold.id, hold.amount, hold.status, hold.expires_at_ms) for hold in kept)
+            assert holds == sorted(
+                (hold.id, hold.amount, hold.status, hold.expires_at_ms, hold.budgets) for hold in kept
+            )
+            columns = 'id, kind, name, period, "limit", spent, held, starts_at_ms, state, used_at_ms'
+            budgets = host.rows(f"SELECT {columns} FROM budget WHERE account_id = %s", key)
+            states = (budget_row(one) for one in self.book.budgets_by_id.values() if one.account_id == key)
+            assert budgets == sorted((row[0], *row[2:]) for row in states)
+            events = host.rows("SELECT id, account_id FROM outbox_message WHERE account_id = %s", key)
+            assert events == sorted(event for event in self.events if event[1] == key)
             chain = host.rows("SELECT seq, id, code, amount, balance_after FROM transfer WHERE account_id = %s", key)
             links = [row for row in self.transfers if row.account_id == key]
             assert chain == [(row.seq, row.id, row.code, row.amount, row.balance_after) for row in links]
@@ -277,6 +344,10 @@ class Life(RuleBasedStateMachine):
             assert (account is not None) == naive.exists
             if account is not None:
                 assert (account.balance, account.held) == (naive.balance, naive.held)
+            mine = [budget for budget in self.book.budgets_by_id.values() if budget.account_id == key]
+            kept = {(one.kind, one.name, one.period): (one.limit, one.spent, one.held, one.status) for one in mine}
+            assert kept == {key: budget.facts() for key, budget in naive.budgets.rows.items()}
+            assert len(mine) == len(kept) == (account.budgets if account is not None else 0)
 
     @invariant()
     def replayed_chains_end_with_the_stored_lots(self):

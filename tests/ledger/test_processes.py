@@ -64,6 +64,34 @@ async def test_two_processes_together_place_exactly_what_the_account_affords(
     assert audit(database).clean
 
 
+async def test_two_processes_together_place_exactly_what_a_runs_budget_affords(
+    writer: LedgerWriter, database: Database, database_url: str
+):
+    """The run has no row before: whichever process comes first makes it, from the setting that both have."""
+    await writer.execute(PostTransfer(KEY, "anna", IdMaker()(), Code.PROMOTION, 10**9, now_ms()))
+    in_a_run = HOLDS.replace("new_id=new_id)", "new_id=new_id, run_budget=2_000)", 1)
+    in_a_run = in_a_run.replace("60_000, 1, 1)", '60_000, 1, 1, run_id="r")').replace(
+        "InsufficientCredits", "BudgetExceeded"
+    )
+    assert in_a_run.count("BudgetExceeded") == 2
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", in_a_run, database_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert sum(int(process.communicate(timeout=30)[0]) for process in processes) == 20
+    rows = database.primary.execute_sql('SELECT name, "limit", spent, held, state FROM budget').fetchall()
+    assert rows == [("r", 2_000, 0, 2_000, "paused")]
+    assert database.primary.execute_sql("SELECT count(*) FROM outbox_message").fetchone() == (1,)
+    assert audit(database).clean
+
+
 KILLED = textwrap.dedent("""
     import asyncio, sys
     from credits_plugin import AIRequest, Hold, load_settings

@@ -17,6 +17,7 @@ from credits_plugin.database import Database, Dialect
 from credits_plugin.ledger.audit import Finding, audit
 from credits_plugin.ledger.auditing.heads import export_heads, verify_heads
 from credits_plugin.ledger.auditing.streams import MONEY_BACK as REFUNDS_THAT_COUNT
+from credits_plugin.ledger.budget_entries import BudgetKind, BudgetPeriod, SetBudget
 from credits_plugin.ledger.entries import (
     Code,
     ExpireLots,
@@ -30,7 +31,7 @@ from credits_plugin.ledger.entries import (
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
 from credits_plugin.ledger.queries import account_lots
 from credits_plugin.ledger.writer import LedgerWriter
-from credits_plugin.models import Account, Dispute, Hold, Lot, Payment, Refund, Transfer
+from credits_plugin.models import Account, Budget, Dispute, Hold, Lot, Payment, Refund, Transfer
 from credits_plugin.payments.states import MONEY_BACK
 
 ANNA, BORIS = account_key("anna"), account_key("boris")
@@ -63,7 +64,11 @@ class Life:
             self.use(key, name, 33)
             released = self.hold(key, name, 5)
             self.writer.execute_sync(ReleaseHold(key, released, now_ms()))
-            self.hold(key, name, 44, request_id=f"open-{name}")
+            for limit, kind in ((9_000, BudgetKind.ACCOUNT), (800, BudgetKind.KEY)):
+                fields = (new_id(), kind, "k" if kind is BudgetKind.KEY else "", BudgetPeriod.NONE, limit, now_ms())
+                self.writer.execute_sync(SetBudget(key, name, *fields))
+            self.hold(key, name, 44, request_id=f"open-{name}", key_id="k")
+            self.use(key, name, 21, key_id="k")
 
     def post(self, key: int, name: str, code: Code, amount: int, terms: LotTerms = LotTerms(), **fields: Any) -> int:  # noqa: B008 - a frozen value
         transfer_id = new_id()
@@ -99,13 +104,13 @@ class Life:
         changes = {"disputed_minor": amount, "clawed_back": 600, "status": "disputed"}
         Payment.update(changes).where(Payment.id == payment_id).execute(self.database.primary)
 
-    def hold(self, key: int, name: str, amount: int, *, request_id: str | None = None) -> int:
+    def hold(self, key: int, name: str, amount: int, **named: str) -> int:
         hold_id, now = new_id(), now_ms()
-        self.writer.execute_sync(PlaceHold(key, name, hold_id, amount, now, now + DAY, 1, 7, request_id))
+        self.writer.execute_sync(PlaceHold(key, name, hold_id, amount, now, now + DAY, 1, 7, **named))
         return hold_id
 
-    def use(self, key: int, name: str, cost: int, *, request_id: str | None = None) -> None:
-        hold_id = self.hold(key, name, cost, request_id=request_id)
+    def use(self, key: int, name: str, cost: int, **named: str) -> None:
+        hold_id = self.hold(key, name, cost, **named)
         self.writer.execute_sync(SettleHold(key, hold_id, cost, now_ms(), Usage(cost, 1, 0, 2, 0)))
 
 
@@ -121,7 +126,11 @@ WITHOUT_TRACE = {
     "account": {"created_at_ms", "email", "stripe_customer_id"},  # about the customer, not about money
     "transfer": set(),
     # What is held is proven by the account's sum, what was charged by its transfer; the rest is the hold's word alone.
-    "hold": set("id account_id amount state expires_at_ms price_version input_tokens request_id run_id".split()),
+    "hold": set(
+        "id account_id amount state expires_at_ms price_version input_tokens request_id run_id budgets".split()
+    ),
+    # Limits are set by people, and no transfer says whose spending it was.
+    "budget": set("kind name period limit spent state used_at_ms".split()),
     # Terms are not part of the chain; they show once they have mattered.
     "lot": {"priority", "expires_at_ms"},
     # What Stripe knows better, and what nobody computes with.
@@ -143,6 +152,9 @@ ONLY_WHERE = {
     ("hold", "account_id"): "state = 1",
     ("hold", "amount"): "state = 1",
     ("hold", "state"): "state <> 3",
+    ("hold", "budgets"): "budgets IS NOT NULL",
+    ("budget", "id"): "held > 0",
+    ("budget", "starts_at_ms"): "held > 0",
     ("hold", "request_id"): "state = 2",
     ("hold", "price_version"): "state = 2",
     ("payment", "microcredits"): "granted_microcredits IS NULL",
@@ -198,7 +210,7 @@ def changed_rows(database: Database, model: type[peewee.Model]) -> Iterator[str]
 
 
 @pytest.mark.parametrize(
-    "model", [Account, Transfer, Hold, Lot, Payment, Refund, Dispute], ids=lambda model: model.__name__
+    "model", [Account, Transfer, Hold, Budget, Lot, Payment, Refund, Dispute], ids=lambda model: model.__name__
 )
 def test_a_changed_field_is_found(model: type[peewee.Model], life: Life, database: Database):
     unnoticed, tried, lots = [], 0, effective_lots(database)

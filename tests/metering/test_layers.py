@@ -375,11 +375,25 @@ async def test_a_layer_that_is_left_after_its_call_was_settled_changes_nothing(s
     outer, inner = service.metered(ASKED), service.metered(ASKED)
     await outer.__aenter__()
     await inner.__aenter__()
-    await inner.deliver("one")
-    await outer.__aexit__(TimeoutError, TimeoutError(), None)
     inner.report(TEN)
+    await outer.__aexit__(TimeoutError, TimeoutError(), None)
+    assert charges(service) == [1_150]
+    inner.report(Usage(input=999))
+    await inner.__aexit__(TimeoutError, TimeoutError(), None)
+    assert balance(service, "anna") == (START - 1_150, 0)
+
+
+async def test_a_stream_that_goes_on_in_an_inner_layer_is_charged_for_all_of_it(service: Credits):
+    outer, inner = service.metered(ASKED), service.metered(ASKED)
+    await outer.__aenter__()
+    await inner.__aenter__()
+    await inner.deliver("one")
+    await outer.__aexit__(asyncio.CancelledError, asyncio.CancelledError(), None)
+    assert charges(service) == []
+    inner.report(Usage(input=20))
     await inner.__aexit__(None, None, None)
-    assert balance(service, "anna") == (START, 0)
+    assert charges(service) == [2_300]
+    assert balance(service, "anna")[1] == 0
 
 
 async def test_a_layer_that_ended_well_without_a_word_is_no_attempt_to_be_tried_again(service: Credits):
@@ -405,3 +419,33 @@ async def test_what_was_delivered_is_charged_although_a_later_attempt_was_not_se
         await call.deliver("one two three")
         call.not_sent()
     assert len(charges(service)) == 1
+
+
+async def test_a_call_that_starts_after_its_layer_failed_is_charged_although_the_outer_call_goes_on(service: Credits):
+    tasks = []
+
+    async def background() -> None:
+        async with service.metered(ASKED) as call:
+            call.report(TEN)
+
+    async def fail(_: MeteredCall) -> None:
+        tasks.append(asyncio.create_task(background()))
+        raise TimeoutError
+
+    async with service.metered(ASKED) as outer:
+        with pytest.raises(TimeoutError):
+            await run(service, fail)
+        await tasks[0]
+        outer.report(Usage(input=20))
+    assert sorted(charges(service)) == [1_150, 2_300]
+
+
+async def test_a_layer_that_was_left_is_no_call_to_be_within(service: Credits):
+    async with service.metered(ASKED) as outer:
+        with pytest.raises(TimeoutError):
+            await run(service, time_out)
+        async with service.metered(ASKED, within=outer) as attempt:
+            attempt.report(TEN)
+        async with service.metered(ASKED, within=attempt) as late:
+            late.report(TEN)
+    assert charges(service) == [1_150, 1_150]

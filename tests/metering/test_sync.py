@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -140,3 +141,23 @@ def test_who_waits_when_the_service_is_closed_hears_of_it(service: Credits):
     service.close_sync()
     thread.join(10)
     assert heard == ["overloaded"]
+
+
+def test_an_interrupt_while_waiting_undoes_what_was_not_decided(service: Credits):
+    undone = threading.Event()
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            undone.set()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    with pytest.raises(KeyboardInterrupt):
+        service.sync.run(endless())
+    signal.signal(signal.SIGALRM, before)
+    assert undone.wait(10)

@@ -12,6 +12,7 @@ from credits_plugin import Usage
 from credits_plugin.database import Database, Dialect, migrate, open_database
 from credits_plugin.errors import DatabaseError
 from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.budget_entries import StartRun
 from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
 from credits_plugin.ledger.writer import LedgerWriter
@@ -30,7 +31,8 @@ async def fill(writer: LedgerWriter, *, users: int = 20) -> None:
                 PlaceHold(key, user, new_id(), 500, now, now + 60_000, 1, 7, f"{user}-{cost}")
             )
             await writer.execute(SettleHold(key, placed.hold_id, cost, now, Usage(input=cost)))
-        await writer.execute(PlaceHold(key, user, new_id(), 5, now, now + 60_000, 1, 7))
+        await writer.execute(StartRun(key, user, new_id(), "r", 900, now))
+        await writer.execute(PlaceHold(key, user, new_id(), 5, now, now + 60_000, 1, 7, run_id="r"))
 
     await asyncio.gather(*(one(f"user-{number}") for number in range(users)))
     price = {"digest": "d", "provider": "p", "model": "m", "record": "{}", "created_at_ms": 0}
@@ -57,6 +59,7 @@ async def test_a_copy_has_every_row_and_goes_on_where_the_source_was(
     writer.close()
     report = copy_database(database, target)
     assert (report.accounts, report.rows["transfer"], report.rows["hold"]) == (20, 80, 80)
+    assert report.rows["budget"] == 20
     assert audit(target).clean
     assert (audit(target).balance_total, audit(target).open_holds) == (20 * (10_000 - 321), 20)
     further = LedgerWriter(target, new_id=new_id)

@@ -209,3 +209,28 @@ def test_usd_become_rates_exactly_or_rounded_up():
     assert rate_from_usd(Decimal("0.0000001000000001"), 1) == 1
     assert rate_from_usd(Decimal("1.000000000000000001"), 100) == 100_000_001
     assert rate_from_usd(Decimal(0), 100) == 0
+
+
+@settings(max_examples=500, deadline=None)
+@given(prices, counts, st.integers(0, 10**9))
+def test_the_affordable_output_is_the_largest_whose_bound_is_within_the_amount(price, input_tokens, amount):
+    affordable = price.affordable_output_tokens(amount, input_tokens=input_tokens)
+    if affordable is None:
+        assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=0) > amount
+        return
+    assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=min(affordable, 10**9)) <= amount
+    if affordable < MAX_AMOUNT:
+        assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=affordable + 1) > amount
+
+
+@settings(max_examples=300, deadline=None)
+@given(prices, counts, counts)
+def test_what_was_held_for_an_output_affords_it(price, input_tokens, output_tokens):
+    bound = price.bound_microcredits(input_tokens=input_tokens, output_tokens=output_tokens)
+    assert price.affordable_output_tokens(bound, input_tokens=input_tokens) >= output_tokens
+
+
+@pytest.mark.parametrize("amount", [-1, 1.5, None, 2**63])
+def test_an_amount_that_is_none_affords_nothing_and_says_so(amount):
+    with pytest.raises(InvalidValue, match="amount must be a whole number"):
+        PLAIN.affordable_output_tokens(amount, input_tokens=1)

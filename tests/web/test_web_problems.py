@@ -7,7 +7,9 @@ import json
 import pytest
 
 from credits_plugin import errors
+from credits_plugin.ledger.ids import now_ms
 from credits_plugin.web import refusal_response
+from credits_plugin.web.amounts import time_json
 from credits_plugin.web.problems import problem_of
 from hookspecs import Refusal
 
@@ -70,9 +72,52 @@ def test_every_error_class_can_be_told():
         assert problem_of(_instance(one), purchase_url=URL).to_json()["code"] == one.code
 
 
+def budget_exceeded(**changes: object) -> errors.BudgetExceeded:
+    fields = {"kind": "key", "name": "k1", "period": "day", "limit": 10_000_000, "period_ends_at_ms": None}
+    return errors.BudgetExceeded(
+        "key 'k1' may spend no more", needed=2_000_000, available=1_000_000, **{**fields, **changes}
+    )
+
+
+def test_a_spent_budget_answers_402_with_the_cap_and_when_to_come_back():
+    ends = now_ms() + 90_000
+    problem = problem_of(budget_exceeded(period_ends_at_ms=ends), purchase_url=URL)
+    assert (problem.status, problem.code) == (402, "budget_exceeded")
+    assert problem.extra["budget"] == {
+        "kind": "key",
+        "name": "k1",
+        "period": "day",
+        "limit": {"microcredits": 10_000_000, "credits": "10"},
+        "ends_at": time_json(ends),
+        "paused": False,
+    }
+    assert problem.extra["purchase_url"] is None
+    assert 88 <= int(problem.headers["Retry-After"]) <= 90
+    assert problem.detail == "Key 'k1' may spend no more."
+
+
+@pytest.mark.parametrize("changes", [{}, {"period_ends_at_ms": 2**41, "paused": True}])
+def test_a_budget_that_time_does_not_fill_names_no_time(changes: dict[str, object]):
+    problem = problem_of(budget_exceeded(**changes), purchase_url=URL)
+    assert "Retry-After" not in problem.headers
+    assert problem.extra["budget"]["paused"] is bool(changes)
+
+
+def test_a_refusal_because_nobody_pays_is_a_401():
+    answer = refusal_response(Refusal("unidentified", "Sign in."))
+    assert (answer.status, json.loads(answer.text or "")["code"]) == (401, "unidentified")
+
+
+def test_a_refusal_hands_on_its_retry_token():
+    answer = refusal_response(Refusal("insufficient_credits", "No.", 2, 1, URL, retry_token="abc.def"))
+    assert json.loads(answer.text or "")["retry_token"] == "abc.def"
+
+
 def _instance(kind: type[errors.CreditsError]) -> errors.CreditsError:
     if issubclass(kind, errors.InsufficientCredits | errors.AccountInDebt):
         return kind("ada", needed=1, available=0)
+    if issubclass(kind, errors.BudgetExceeded):
+        return budget_exceeded()
     error = kind.__new__(kind)
     errors.CreditsError.__init__(error, "something")
     error.retryable = False

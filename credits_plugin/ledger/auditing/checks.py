@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final, NamedTuple
 
 from ...money import format_credits, proportional_credits
+from ..budgets import counted_in
 from ..entries import CLAW_BACKS, INCOMING, Code, HoldStatus, LotState
 from ..ids import id_time_ms, key_of_name
 from ..lots import next_expiry_at_ms
@@ -32,11 +34,13 @@ def check_account(report: AuditReport, rows: AccountRows) -> None:
         report.count_account(opening=rows.start.balance, balance=rows.account[2])
         _check_row(subject, rows, held=sum(hold[2] for hold in open_holds))
         _check_lots(subject, rows)
+        _check_budgets(subject, rows, open_holds)
     else:
         for what, invariant, there in (
             ("transfers", 2, rows.chain.transfers),
             ("holds", 3, rows.holds),
             ("lots", 4, rows.lots),
+            ("budgets", 12, rows.budgets),
         ):
             if there:
                 subject.fault(invariant, f"has {what} but no account row")
@@ -60,7 +64,7 @@ def check_past(report: AuditReport, rows: AccountRows, *, as_of_ms: int) -> bool
 
 
 def _check_holds(subject: _Subject, rows: AccountRows) -> None:
-    for _, identifier, _, state, charged in rows.holds:
+    for _, identifier, _, state, charged, _ in rows.holds:
         about = f"hold {identifier}"
         if state not in _STATES:
             subject.fault(7, f"has the unknown state {state}", about=about)
@@ -90,7 +94,7 @@ class _Subject(NamedTuple):
 
 
 def _check_row(subject: _Subject, rows: AccountRows, *, held: int) -> None:
-    account_id, external_id, balance, stored_held, seq, last_id, last_hash, expiry = rows.account
+    account_id, external_id, balance, stored_held, seq, last_id, last_hash, expiry, _ = rows.account
     chain = rows.chain
     is_, wanted = (
         (account_id, balance, stored_held, seq, last_id, bytes(last_hash), expiry),
@@ -126,6 +130,25 @@ def _explain_row(subject: _Subject, is_: tuple[Any, ...], wanted: tuple[Any, ...
     for found, expected, (invariant, text) in zip(is_, wanted, texts, strict=True):
         shown = [value.hex() if isinstance(value, bytes) else value for value in (found, expected)]
         subject.compare(shown[1], shown[0], invariant, text.format(*shown))
+
+
+def _check_budgets(subject: _Subject, rows: AccountRows, open_holds: list[Any]) -> None:
+    """Check what budgets hold. What they spent is their own word: no transfer says who used it, or in which run."""
+    subject.compare(
+        len(rows.budgets), rows.account[8], 12, f"says {rows.account[8]} budgets, it has {len(rows.budgets)}"
+    )
+    held: Counter[tuple[int, int]] = Counter()
+    for _, identifier, amount, _, _, budgets in open_holds:
+        try:
+            held.update(dict.fromkeys(counted_in(budgets), amount))
+        except ValueError:
+            subject.fault(12, f"does not say what it is counted in: {budgets!r:.60}", about=f"hold {identifier}")
+    for _, identifier, kind, name, spent, stored_held, starts_at_ms in rows.budgets:
+        about, wanted = f"budget {identifier} ({kind} {name!r:.60})", held[identifier, starts_at_ms]
+        message = f"held {stored_held}, the open holds that are counted in it add up to {wanted}"
+        subject.compare(wanted, stored_held, 12, message, about=about)
+        if spent < 0:
+            subject.fault(12, f"spent {spent}", about=about)
 
 
 def _check_lots(subject: _Subject, rows: AccountRows) -> None:

@@ -16,14 +16,18 @@ from .starts import ChainStart, chain_starts, start_of
 
 _IN_RANGE: Final = "account_id BETWEEN %s AND %s"
 _ACCOUNTS: Final = (
-    "SELECT id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms FROM account "
+    "SELECT id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms, budgets FROM account "
     "WHERE id BETWEEN %s AND %s ORDER BY id"
 )
 _HOLDS: Final = (
-    "SELECT h.account_id, h.id, h.amount, h.state, t.id FROM hold h LEFT JOIN transfer t ON t.id = h.id "
+    "SELECT h.account_id, h.id, h.amount, h.state, t.id, h.budgets FROM hold h LEFT JOIN transfer t ON t.id = h.id "
     f"AND t.account_id = h.account_id WHERE h.{_IN_RANGE} AND (h.state <> {int(HoldStatus.SETTLED)} "
     "OR (t.id IS NOT NULL AND (COALESCE(t.reference, '') <> COALESCE(h.request_id, '') "
     "OR COALESCE(t.price_version, 0) <> h.price_version))) ORDER BY h.account_id, h.id"
+)
+_BUDGETS: Final = (
+    "SELECT account_id, id, kind, name, spent, held, starts_at_ms FROM budget "
+    f"WHERE {_IN_RANGE} ORDER BY account_id, id"
 )
 _LOTS: Final = f"SELECT {LOT_COLUMNS} FROM lot WHERE {_IN_RANGE} ORDER BY account_id, id"
 MONEY_BACK: Final = ("pending", "requires_action", "succeeded")
@@ -63,9 +67,9 @@ class PaymentRow(NamedTuple):
 class AccountRows(NamedTuple):
     """All that one snapshot has of an account. ``account`` is None where rows belong to no account.
 
-    ``account``: id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms.
-    ``holds``: account id, id, amount, state, id of the transfer that charged it; of settled ones, those that are not
-    what their transfer says.
+    ``account``: id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms, budgets.
+    ``holds``: account id, id, amount, state, id of the transfer that charged it, budgets; of settled ones, those that
+    are not what their transfer says. ``budgets``: account id, id, kind, name, spent, held, starts_at_ms.
     ``references`` maps what a claw-back refers to to its payment. Of the past there is the chain alone.
     """
 
@@ -74,6 +78,7 @@ class AccountRows(NamedTuple):
     start: ChainStart
     chain: Chain
     holds: list[Any]
+    budgets: list[Any]
     lots: list[LotState]
     payments: list[PaymentRow]
     references: Mapping[str, int]
@@ -103,6 +108,7 @@ def accounts_of(rows: Snapshot, bounds: tuple[int, int], note: Note, *, until_ms
             start,
             walk(streams.transfers, account_id, start, note, until_ms=ends),
             holds=streams.holds.take(account_id),
+            budgets=streams.budgets.take(account_id),
             lots=[LotState(*lot) for lot in streams.lots.take(account_id)],
             payments=[PaymentRow._make(row) for row in streams.payments.take(account_id)],
             references={row[1]: row[2] for row in streams.references.take(account_id)},
@@ -119,6 +125,7 @@ class _Streams:
     starts: ByAccount
     transfers: ByAccount
     holds: ByAccount
+    budgets: ByAccount
     lots: ByAccount
     payments: ByAccount
     references: ByAccount
@@ -129,6 +136,7 @@ class _Streams:
             self.starts.account,
             self.transfers.account,
             self.holds.account,
+            self.budgets.account,
             self.lots.account,
             self.payments.account,
             self.references.account,
@@ -144,6 +152,7 @@ def _open(rows: Snapshot, bounds: tuple[int, int], *, past: bool) -> _Streams:
         starts=ByAccount(chain_starts(rows, bounds)),
         transfers=ByAccount(rows.stream(TRANSFERS, bounds), column=1),
         holds=ByAccount(present(_HOLDS)),
+        budgets=ByAccount(present(_BUDGETS)),
         lots=ByAccount(present(_LOTS), column=1),
         payments=ByAccount(present(_PAYMENTS)),
         references=ByAccount(iter(()) if past else claw_back_references(rows, _IN_RANGE, bounds)),

@@ -1,0 +1,137 @@
+"""Budgets of accounts, members, keys and agent runs, as a host and the command line set and read them.
+
+The ledger checks them with each hold; see docs/budgets.md. Names come from the host: they are those that its requests
+carry as ``member_id``, ``key_id`` and ``run_id``.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Final
+
+from .database import Reads
+from .errors import InvalidValue, NotFound
+from .ledger.budget_entries import BudgetKind, BudgetPeriod, PauseRun, RemoveBudget, SetBudget, StartRun
+from .ledger.budget_queries import BudgetView, budgets_of, find_run, runs_of
+from .ledger.ids import IdMaker, account_key, now_ms
+from .ledger.writer import LedgerWriter
+from .money import MAX_AMOUNT, MICROCREDITS_PER_CREDIT, credits_to_microcredits
+
+_LONGEST_NAME: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Sets, removes and reads budgets. Amounts named ``credits`` are whole credits, others microcredits."""
+
+    writer: LedgerWriter
+    reads: Reads
+    new_id: IdMaker
+
+    async def set_limit(
+        self, account_id: str, limit_microcredits: int, *, kind: BudgetKind, period: BudgetPeriod, name: str = ""
+    ) -> None:
+        """Bound what the account (``name`` is empty), a member or a key may spend; a new budget has spent nothing.
+
+        Raises:
+            InvalidValue: the limit is negative or too large, or the name is missing, too long or unprintable.
+        """
+        if kind is BudgetKind.RUN:
+            msg = "a run has a budget of its own making: start it or resume it with more"
+            raise InvalidValue(msg)
+        if kind is not BudgetKind.ACCOUNT:
+            _require_name(name, f"a {kind}'s name")
+        key, now = account_key(account_id), now_ms()
+        command = SetBudget(key, account_id, self.new_id(), kind, name, period, limit_microcredits, now)
+        await self.writer.execute(command)
+
+    async def remove(self, account_id: str, *, kind: BudgetKind, period: BudgetPeriod, name: str = "") -> None:
+        """Bound this spending no longer, and forget what was spent.
+
+        Raises:
+            NotFound: there is no such budget.
+        """
+        removed = await self.writer.execute(RemoveBudget(account_key(account_id), kind, name, period))
+        if not removed.changed:
+            msg = f"account {account_id!r:.80} has no such budget: {kind} {name!r:.80} per {period}"
+            raise NotFound(msg)
+
+    async def of_account(self, account_id: str) -> list[BudgetView]:
+        """Return the account's budgets but for those of its runs."""
+        key, now = account_key(account_id), now_ms()
+        return await self.reads.run(lambda database: budgets_of(database, key, at_ms=now))
+
+    async def runs(self, account_id: str, *, limit: int = 50, before: int | None = None) -> list[BudgetView]:
+        """Return the account's runs, the last used first; ``before`` is a ``used_at_ms`` to go on after."""
+        key, now = account_key(account_id), now_ms()
+        return await self.reads.run(lambda database: runs_of(database, key, at_ms=now, limit=limit, before=before))
+
+    async def start_run(self, account_id: str, run_id: str, budget_credits: int | None = None) -> BudgetView:
+        """Give a run its budget before its first request; without one it is counted but not bounded.
+
+        A run that has one keeps it: hosts that start the same run at once share one row.
+
+        Raises:
+            InvalidValue: the budget is negative or too large, or the run's name cannot be one.
+        """
+        _require_name(run_id, "a run's id")
+        limit = None if budget_credits is None else _microcredits(budget_credits)
+        key, now = account_key(account_id), now_ms()
+        await self.writer.execute(StartRun(key, account_id, self.new_id(), run_id, limit, now))
+        return await self.run_report(account_id, run_id)
+
+    async def run_report(self, account_id: str, run_id: str) -> BudgetView:
+        """Return what the run has spent, holds and may still spend, and whether it is paused.
+
+        Raises:
+            NotFound: the account has no run of that name with a budget.
+        """
+        key, now = account_key(account_id), now_ms()
+        found = await self.reads.run(lambda database: find_run(database, key, run_id, at_ms=now))
+        if found is None:
+            msg = f"account {account_id!r:.80} has no run {run_id!r:.80}: none with a budget, or it was purged"
+            raise NotFound(msg)
+        return found
+
+    async def pause_run(self, account_id: str, run_id: str) -> BudgetView:
+        """Refuse the run's further requests until it is resumed; those that were admitted go on to their end.
+
+        Raises:
+            NotFound: the account has no run of that name with a budget.
+        """
+        await self.writer.execute(PauseRun(account_key(account_id), run_id, self.new_id(), now_ms()))
+        return await self.run_report(account_id, run_id)
+
+    async def resume_run(self, account_id: str, run_id: str, add_credits: int = 0) -> BudgetView:
+        """Open a paused run again, with ``add_credits`` more to spend in all.
+
+        The ledger is told the sum, not the difference, so that a repeated command adds nothing twice; of two hosts that
+        resume a run at the same moment, one adds.
+
+        Raises:
+            NotFound: the account has no run of that name with a budget.
+            InvalidValue: the addition is negative, or the sum too large.
+        """
+        added = _microcredits(add_credits)
+        found = await self.run_report(account_id, run_id)
+        limit = None if found.limit is None else found.limit + added
+        fields = (BudgetKind.RUN, run_id, BudgetPeriod.NONE, limit, now_ms())
+        await self.writer.execute(SetBudget(account_key(account_id), account_id, self.new_id(), *fields))
+        return await self.run_report(account_id, run_id)
+
+
+def _microcredits(credits: int) -> int:
+    if type(credits) is not int or not 0 <= credits <= MAX_AMOUNT // MICROCREDITS_PER_CREDIT:
+        msg = f"a budget must be a whole number of credits, 0 or more; got {credits!r:.40}"
+        raise InvalidValue(msg)
+    return credits_to_microcredits(credits)
+
+
+def _require_name(name: str, what: str) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+        msg = f"{what} must be a string of 1 to {_LONGEST_NAME} characters; got {name!r:.60}"
+        raise InvalidValue(msg)
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
+        msg = f"{what} must not contain control characters; got {name!r:.60}"
+        raise InvalidValue(msg)

@@ -1,0 +1,293 @@
+"""litellm's proxy as its command runs it, in front of a provider with known usage, asked with OpenAI's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from host_examples import EXAMPLES
+from host_ledger import COST, PRICES, THREE_WORDS_TOKENS, Ledger, affording
+from stub_provider import ANSWER, Behaviour, StubProvider
+
+from credits_plugin import Credits, Settings, build
+from credits_plugin.pricing.prompt import estimate_input_tokens
+from credits_plugin.sandbox.model_server import ModelServer
+
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+START_S = 60
+CONFIG = """
+model_list:
+  - {model_name: toy, litellm_params: {model: openai/toy, api_base: PROVIDER, api_key: none, max_retries: 0}}
+  - {model_name: closed, litellm_params: {model: openai/toy, api_base: "http://127.0.0.1:9/v1", api_key: none}}
+litellm_settings:
+  callbacks: callbacks.metered_proxy
+  num_retries: 0
+  fallbacks: [{closed: [toy]}]
+  cache: true
+  cache_params: {type: local, mode: default_off}
+general_settings: {custom_auth: callbacks.authenticate}
+"""
+CALLBACKS = """
+from litellm.proxy._types import UserAPIKeyAuth
+from credits_plugin.adapters.litellm_proxy import MeteredProxy
+from litellm_proxy_callbacks import metered_proxy as example
+
+metered_proxy = MeteredProxy(example._service, min_output_tokens=1)
+
+async def authenticate(request, api_key):
+    user = api_key.removeprefix("sk-")
+    return UserAPIKeyAuth(api_key=api_key, user_id=None if user == "nobody" else user)
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("proxy")
+
+
+@pytest.fixture(scope="module")
+def ledger(home: Path) -> Iterator[Ledger]:
+    """The ledger of the whole module: starting the proxy takes seconds, so each test has a user of its own."""
+    service: Credits = build(Settings(database_url=f"sqlite:///{home / 'credits.db'}", prices=PRICES))
+    yield Ledger(service)
+    service.close_sync()
+
+
+@pytest.fixture(scope="module")
+def running_provider() -> Iterator[StubProvider]:
+    with StubProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(running_provider: StubProvider) -> StubProvider:
+    running_provider.behaviour = Behaviour.ANSWER
+    running_provider.calls.clear()
+    return running_provider
+
+
+@pytest.fixture(scope="module")
+def proxy(home: Path, ledger: Ledger, running_provider: StubProvider) -> Iterator[str]:
+    (home / "config.yaml").write_text(CONFIG.replace("PROVIDER", running_provider.url))
+    (home / "callbacks.py").write_text(CALLBACKS)
+    (home / "litellm_proxy_callbacks.py").write_text((EXAMPLES / "litellm_proxy_callbacks.py").read_text())
+    prices = {"toy": PRICES["toy"], "closed": PRICES["toy"]}
+    lines = [
+        f"[prices.{name}]\n" + "\n".join(f'{k} = "{v}"' for k, v in price.items()) for name, price in prices.items()
+    ]
+    (home / "credits.toml").write_text("\n".join(lines))
+    with running_proxy(home, home / "config.yaml", ledger, CREDITS_SETTINGS=str(home / "credits.toml")) as url:
+        yield url
+
+
+@contextmanager
+def running_proxy(home: Path, config: Path, ledger: Ledger, **environment: str) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        Path(sys.executable).with_name("litellm"),
+        "--config",
+        config,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    environment |= {"CREDITS_DATABASE_URL": ledger.service.settings.database_url}
+    environment |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(home), "PYTHONPATH": str(home)}
+    environment |= {"LITELLM_MASTER_KEY": f"sk-{secrets.token_hex(16)}"}
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(command, env=os.environ | environment, cwd=home, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(url, process, home / "log")
+            yield url
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health/liveliness").is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    pytest.fail(f"the proxy does not start:\n{log.read_text()[-3000:]}")
+
+
+def client(proxy: str, user: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{proxy}/v1", api_key=f"sk-{user}", max_retries=0, timeout=20)
+
+
+def ask(proxy: str, user: str, **options: Any) -> Any:
+    return client(proxy, user).chat.completions.create(**{"model": "toy", "messages": HELLO, **options})
+
+
+def settled(ledger: Ledger, user: str, count: int = 1) -> list[tuple[int, ...]]:
+    """Wait until so many calls of a user are settled and none is held; a client may see the end before the ledger."""
+    deadline = time.monotonic() + 20
+    while (len(ledger.tokens(user)), ledger.held(user)) != (count, 0):
+        assert time.monotonic() < deadline, (ledger.tokens(user), ledger.held(user))
+        time.sleep(0.02)
+    return ledger.tokens(user)
+
+
+def test_an_answer_costs_what_the_provider_reported(proxy, ledger, provider):
+    ledger.grant("ann")
+    assert ask(proxy, "ann").choices[0].message.content == ANSWER
+    assert settled(ledger, "ann") == [(56, 64, 0, 30, 0)]
+    assert ledger.charges("ann") == [COST]
+
+
+def test_a_stream_costs_what_the_provider_reported_though_the_client_asked_for_no_usage(proxy, ledger, provider):
+    ledger.grant("ben")
+    pieces = [chunk.choices[0].delta.content or "" for chunk in ask(proxy, "ben", stream=True) if chunk.choices]
+    assert "".join(pieces) == ANSWER
+    assert settled(ledger, "ben") == [(56, 64, 0, 30, 0)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_credits_the_client_gets_402_and_the_provider_is_not_called(proxy, ledger, provider, stream):
+    ledger.grant("bob", 100)  # less than the prompt and one token
+    with pytest.raises(openai.APIStatusError) as refused:
+        ask(proxy, "bob", stream=stream)
+    problem = refused.value.body["provider_specific_fields"]
+    assert (refused.value.status_code, problem["code"]) == (402, "insufficient_credits")
+    assert problem["needed"]["microcredits"] > problem["available"]["microcredits"]
+    assert provider.calls == []
+    assert (ledger.charges("bob"), ledger.held("bob")) == ([], 0)
+
+
+def test_a_key_that_is_nobodys_is_refused(proxy, provider):
+    with pytest.raises(openai.APIStatusError, match="Nobody is named who pays"):
+        ask(proxy, "nobody")
+    assert provider.calls == []
+
+
+def test_a_client_that_leaves_a_stream_pays_for_the_prompt_and_what_was_streamed(proxy, ledger, provider):
+    ledger.grant("eve")
+    provider.behaviour = Behaviour.HANG
+    with ask(proxy, "eve", stream=True) as stream:
+        for _ in range(3):
+            next(stream)
+        assert ledger.held("eve") > 0
+    [(prompt, _, _, output, _)] = settled(ledger, "eve")
+    assert prompt > 0
+    assert output == THREE_WORDS_TOKENS
+
+
+def test_a_provider_that_fails_costs_nothing(proxy, ledger, provider):
+    ledger.grant("fay")
+    provider.behaviour = Behaviour.FAIL
+    with pytest.raises(openai.InternalServerError):
+        ask(proxy, "fay")
+    assert len(provider.calls) == 1
+    assert settled(ledger, "fay", 0) == []
+
+
+def test_a_provider_that_breaks_off_costs_nothing(proxy, ledger, provider):
+    ledger.grant("gus")
+    provider.behaviour = Behaviour.BREAK
+    with pytest.raises(openai.APIError):
+        list(ask(proxy, "gus", stream=True))
+    assert settled(ledger, "gus", 0) == []
+
+
+def test_a_stream_without_usage_costs_the_prompt_and_the_text(proxy, ledger, provider):
+    ledger.grant("hal")
+    provider.behaviour = Behaviour.NO_USAGE
+    list(ask(proxy, "hal", stream=True))
+    [(prompt, _, _, output, _)] = settled(ledger, "hal")
+    assert prompt > 0
+    assert output > 0
+
+
+def test_a_stream_ends_where_the_credits_do(proxy, ledger, provider):
+    def hear(user: str) -> str:
+        stream = ask(proxy, user, stream=True)
+        heard = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        settled(ledger, user)
+        return heard
+
+    limit = affording(estimate_input_tokens(HELLO, model="toy"), THREE_WORDS_TOKENS + 1)
+    ledger.grant("pia", limit)
+    assert ledger.stopped_at(limit, "pia", hear("pia"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_litellm_answers_from_its_cache_costs_nothing(proxy, ledger, provider, stream):
+    user = f"ida{stream}"
+    ledger.grant(user)
+    use_cache = {"cache": {"use-cache": True}}
+    for _ in range(2):
+        answer = ask(proxy, user, stream=stream, extra_body=use_cache, messages=[{"role": "user", "content": user}])
+        list(answer) if stream else answer
+        settled(ledger, user)
+    assert len(provider.calls) == 1
+    assert settled(ledger, user) == [(56, 64, 0, 30, 0)]
+
+
+def test_a_fallback_is_part_of_the_request(proxy, ledger, provider):
+    ledger.grant("joe")
+    assert ask(proxy, "joe", model="closed").choices[0].message.content == ANSWER
+    assert settled(ledger, "joe") == [(56, 64, 0, 30, 0)]
+
+
+def test_a_client_cannot_choose_another_model_to_fall_back_to(proxy, ledger, provider):
+    ledger.grant("kim")
+    provider.behaviour = Behaviour.FAIL
+    with pytest.raises(openai.InternalServerError):
+        ask(proxy, "kim", extra_body={"fallbacks": ["closed"]})
+    assert settled(ledger, "kim", 0) == []
+    assert len(provider.calls) == 1
+
+
+def test_several_answers_are_held_for_together(proxy, ledger, provider):
+    ledger.grant("lea")
+    ask(proxy, "lea", n=4, max_tokens=100)
+    assert provider.calls[0]["max_tokens"] == 100
+    ledger.grant("max", 92_000)  # what 400 tokens cost, without the prompt
+    ask(proxy, "max", n=4, max_tokens=100)
+    assert 0 < provider.calls[1]["max_tokens"] < 100
+
+
+def test_a_route_that_cannot_be_metered_is_refused(proxy, ledger, provider):
+    ledger.grant("ned")
+    with pytest.raises(openai.APIStatusError, match="cannot be metered"):
+        client(proxy, "ned").images.generate(model="toy", prompt="a dog")
+    with pytest.raises(openai.APIStatusError, match="cannot be metered"):
+        client(proxy, "ned").responses.create(model="toy", input="Hello")
+    assert provider.calls == []
+
+
+async def test_the_example_answers_those_who_have_credits(ledger, tmp_path):
+    ledger.grant("ann")
+    environment = {"CREDITS_SETTINGS": str(EXAMPLES / "credits.toml"), "OPENAI_API_KEY": "none"}
+
+    def play(url: str) -> str:
+        settings = environment | {"OPENAI_BASE_URL": url}
+        with running_proxy(tmp_path, EXAMPLES / "litellm_proxy.yaml", ledger, **settings) as proxy:
+            with pytest.raises(openai.APIStatusError, match="credits"):
+                ask(proxy, "bob", model="local-small")
+            return ask(proxy, "ann", model="local-small").choices[0].message.content
+
+    before = len(ledger.charges("ann"))
+    async with ModelServer() as server:
+        assert "I am local-small" in await asyncio.to_thread(play, server.url)
+    assert len(settled(ledger, "ann", before + 1)) == before + 1
