@@ -20,8 +20,9 @@ class Family:
     """How a family of models counts a prompt.
 
     ``encoding`` is the vocabulary that we count with: the family's own where ``weights`` is None, else the yardstick of
-    its weights. ``per_request`` covers the frame and default system prompts of chat templates; ``with_tools`` the hidden
-    instructions (Anthropic lists up to 530 tokens). ``audio_per_s`` are tokens a second; 32 is the dearest documented.
+    its weights. ``per_request`` covers the frame and default system prompts of chat templates; ``with_tools`` the
+    hidden instructions (Anthropic lists up to 530 tokens). ``audio_per_s`` are tokens a second; 32 is the dearest
+    documented rate.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""What images, audio and files cost in tokens, from the bytes in the request: an upper bound, with a bounded look at them.
+"""What images, audio and files cost in tokens, by the bytes in the request: an upper bound, after a bounded look.
 
 Sizes come from the headers of PNG, JPEG, GIF and WebP data, which is what the provider reads too; nothing is decoded.
-An image by URL, or one whose header cannot be read, is charged as the dearest image that its model's provider documents.
+An image by URL, or one whose header cannot be read, is charged as the dearest that its model's provider documents.
 """
 
 from __future__ import annotations

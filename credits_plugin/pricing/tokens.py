@@ -1,10 +1,10 @@
 """Token counts before the call, offline: exact for OpenAI's models, GPT-OSS and Qwen 2 to 3, a bound for all others.
 
-The bound is made from the count of a vocabulary that we have (:mod:`.weights`), so it is as quick as an exact count, and
-1.1 to 1.6 times too high for English. Counts of longer texts are remembered, as agents send the same ones with every
-call: their digests, never the texts. The work per prompt is limited; what exceeds the limit and was not seen before
-counts by its bytes, three to five times too high for English. Texts beyond 32 kB are counted in pieces, so that each call
-remembers some more of them.
+The bound is made from the count of a vocabulary that we have (:mod:`.weights`), so it is as quick as an exact count,
+and 1.1 to 1.6 times too high for English. Counts of longer texts are remembered, as agents send the same ones with
+every call: their digests, never the texts. The work per prompt is limited; what exceeds the limit and was not seen
+before counts by its bytes, three to five times too high for English. Texts beyond 32 kB are counted in pieces, so that
+each call remembers some more of them.
 """
 
 from __future__ import annotations

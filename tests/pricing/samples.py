@@ -140,9 +140,9 @@ _HTML: Final = """\
 
 _SHELL: Final = """\
 set -euo pipefail
-for f in "$HOME"/backups/*.tar.gz; do [ -e "$f" ] || continue; tar -tzf "$f" >/dev/null || echo "broken: ${f##*/}" >&2; done
-find . -name '*.pyc' -mtime +7 -print0 | xargs -0 -r rm -f; ps aux | awk '$3 > 50.0 {print $2, $3 "%", $11}' | sort -rnk2
-curl -fsS -H "Authorization: Bearer $TOKEN" https://api.example.com/v1/items?limit=100 | jq -r '.data[] | "\\(.id)\\t\\(.n)"'
+for f in "$HOME"/backups/*.tar.gz; do [ -e "$f" ] || continue; tar -tzf "$f" >/dev/null || echo "broken: ${f##*/}"; done
+find . -name '*.pyc' -mtime +7 -print0 | xargs -0 -r rm -f; ps aux | awk '$3 > 50.0 {print $2, $3 "%"}' | sort -rnk2
+curl -fsS -H "Authorization: Bearer $TOKEN" https://api.example.com/v1/items?limit=9 | jq '.data[] | "\\(.id)\\t\\(.n)"'
 """
 
 _MARKDOWN: Final = """\
@@ -225,14 +225,17 @@ WRITTEN: Final = {
     "URLs": "\n".join(f"https://cdn.example.com/a/{n:x}/p?x={n * n}&utm_source=mail#s{n}" for n in range(900, 940)),
     "e-mail addresses": "".join(f"first.last+{n}@mail.example.org; " for n in range(60)),
     "file paths": "\n".join(f"/usr/lib/python3.11/site-packages/pkg_{n}/__init__.cpython-311.pyc" for n in range(40)),
-    "stack trace": "".join(f'  File "/app/src/run_{n}.py", line {n * 31}, in step_{n}\n    await go(x)\n' for n in range(30)),
+    "stack trace": "".join(
+        f'  File "/app/src/run_{n}.py", line {n * 31}, in step_{n}\n    await go(x)\n' for n in range(30)
+    ),
     "table of spaces": "".join(f"{n:>12}{n * 97:>16}{'yes':>8}{'-':>6}\n" for n in range(60)),
     "indentation": "\n".join(" " * (n % 60) + "x" for n in range(120)),
     "tabs": "\n".join("\t" * (n % 9) + "go" for n in range(200)),
     "rules": "\n".join(character * 72 for character in "-=*_#~.+/\\|<>") * 2,
     "box drawing": "┌────────┬────────┐\n│  left  │ right  │\n├────────┼────────┤\n└────────┴────────┘\n" * 12,
     "blocks": "█▓▒░▁▂▃▄▅▆▇ " * 40,
-    "mathematics": "∀ε>0 ∃δ>0: |x−a|<δ ⇒ |f(x)−L|<ε; ∑ᵢ xᵢ² ≤ ‖x‖₂·√n, α∈ℝ, ∫₀^∞ e^{−x²}dx = √π⁄2 ≈ 0.886; A∩B⊆C∪∅ " * 8,
+    "mathematics": "∀ε>0 ∃δ>0: |x−a|<δ ⇒ |f(x)−L|<ε; ∑ᵢ xᵢ² ≤ ‖x‖₂·√n, α∈ℝ, ∫₀^∞ e^{−x²}dx = √π⁄2 ≈ 0.886; A∩B⊆C∪∅ "
+    * 8,
     "phonetics": "ðə ˈkwɪk braʊn ˈfɒks ˈdʒʌmps əʊvə ðə ˈleɪzi ˈdɒɡ ʃɜːlɪ ŋɡəʊɪŋ θɪŋ ʒɑ̃ʁ ɲɔɣ " * 10,
     "emoji in text": "Great job 🎉 see you tomorrow 👋🏽 at 9️⃣ ☕️ — don't be late 😅 ❤️‍🔥 " * 12,
     "family emoji": "👨‍👩‍👧‍👦🏳️‍🌈" * 60,
