@@ -25,6 +25,7 @@ def gif(width: int, height: int) -> bytes:
 def jpeg(width: int, height: int, *, before: int = 0) -> bytes:
     """Return the head of a progressive JPEG with ``before`` segments of 60,000 bytes before its frame."""
     segments = (b"\xff\xe2" + (60_000).to_bytes(2, "big") + b"\xff\xc0" * 29_999) * before
+    segments += b"\xff\xc4\0\x09" + b"\x01" * 7  # a table, whose marker is near the frames' own
     frame = b"\xff\xc2\0\x11\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big")
     return b"\xff\xd8" + segments + frame + b"\0" * 20
 
