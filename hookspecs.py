@@ -93,12 +93,18 @@ class AIRequest:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Upper bound of what a request can cost. ``cost_microcredits`` includes the markup."""
+    """Upper bound of what a request can cost. ``cost_microcredits`` includes the markup.
+
+    ``audio_input_tokens`` of the ``input_tokens`` are audio. ``is_exact``: the prompt is nothing but texts, all counted
+    with the model's own vocabulary; only the few tokens that the provider adds around them are bounded.
+    """
 
     model: str
     input_tokens: int
     max_output_tokens: int
     cost_microcredits: int
+    audio_input_tokens: int = 0
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from hookspecs import AIRequest, Estimate
 
 from ..errors import InvalidValue
 from .price import Price, shown
-from .prompt import estimate_input_tokens
+from .prompt import count_prompt
 
 DEFAULT_MAX_OUTPUT_TOKENS: Final = 4_096
 
@@ -20,7 +20,8 @@ def estimate(
 
     The output bound is the request's own limit, else the price's, else ``default_max_output_tokens``. It holds only if
     the host sends ``max_output_tokens`` of the estimate to the provider as the limit. No usage with at most so many
-    prompt tokens (cached or not) and completion tokens (reasoning included) costs more than the estimate.
+    prompt tokens and completion tokens (reasoning included) costs more than the estimate: a hit in the provider's cache
+    is never assumed, and every prompt token is priced as its dearest kind, which may be writing it to the cache.
 
     Raises:
         InvalidValue: the request's limit is no positive whole number, or the bound is too large to be stored.
@@ -31,10 +32,12 @@ def estimate(
     elif type(limit) is not int or limit <= 0:
         msg = f"max_output_tokens must be a whole number above 0, or left out; got {shown(limit)}"
         raise InvalidValue(msg)
-    input_tokens = estimate_input_tokens(request.messages, request.tools, request.model)
+    prompt = count_prompt(request.messages, request.tools, request.model)
     return Estimate(
         model=request.model,
-        input_tokens=input_tokens,
+        input_tokens=prompt.total,
         max_output_tokens=limit,
-        cost_microcredits=price.bound_microcredits(input_tokens=input_tokens, output_tokens=limit),
+        cost_microcredits=price.bound_microcredits(input_tokens=prompt.total, output_tokens=limit),
+        audio_input_tokens=prompt.audio,
+        is_exact=prompt.is_exact,
     )

@@ -1,12 +1,14 @@
 """An upper bound of the prompt tokens of a request in the OpenAI chat format. Never raises, whatever the shape.
 
-Texts are counted by :mod:`.tokens`. Tool definitions count as JSON text. Everything else that is JSON (tool calls,
-large tool definitions, fields we do not know) counts as its strings plus four tokens a value, which covers quotes,
-colon, comma and brackets. Media count by size:
+Texts are counted by :mod:`.tokens`. Tool definitions count as JSON text. Everything else that is JSON (tool calls and
+results, large tool definitions, fields we do not know) counts as its strings plus four tokens a value, which covers
+quotes, colon, comma and brackets. Media count by :mod:`.media`:
 
-* an image: the dearest documented charge of the model's family (:class:`.tokens.Family`), whatever its size;
-* audio inline: 32 tokens a second (Gemini's rate; OpenAI's is 10) at the lowest bit rate of the format;
-* any other inline file: a token per four base64 characters, and one image;
+* an image by its size and ``detail``, by the rule of the model's family; by URL, as the dearest;
+* inline audio by its length, in tokens of their own, as audio has a price of its own;
+* an inline PDF by its pages: 3,000 tokens of text and the dearest image for each;
+* any other inline file as its text, or a token per base64 character and one image where it is no text;
+* an inline video: a token per four base64 characters, and one image;
 * a file or video by URL or id: ``REFERENCED_FILE_TOKENS``, as its size is unknown here; a longer one may end in debt.
 """
 
@@ -14,9 +16,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from .tokens import MAX_TOKENISED_BYTES, Family, TokenCounter, family_of
+from .families import Family, family_of
+from .media import TOKENS_PER_PAGE, audio_tokens, file_text, image_size, pdf_pages
+from .tokens import MAX_TOKENISED_BYTES, TokenCounter
 
 REFERENCED_FILE_TOKENS: Final = 131_072
 
@@ -32,29 +37,45 @@ _BITS_PER_TOKEN: Final = 3
 _MAX_SMALL_VALUES: Final = 5_000
 _TEXTS: Final = (str, bytes, bytearray)
 _JSON_NUMBERS: Final = (bool, int, float)
-_CHARACTERS_PER_FILE_TOKEN: Final = 4
+_CHARACTERS_PER_VIDEO_TOKEN: Final = 4
 _MEDIA_FRAME_TOKENS: Final = 64
-
-# Base64 characters per token: 32 tokens a second at 8,000 bytes/s (wav), 1,000 (mp3), 500 (opus and unknown formats).
-_AUDIO_CHARACTERS: Final = {"wav": 256, "pcm16": 256, "mp3": 32}
-_OTHER_AUDIO_CHARACTERS: Final = 16
 
 _IMAGES: Final = frozenset(("image", "image_url", "input_image"))
 _AUDIO: Final = frozenset(("audio", "audio_url", "input_audio"))
-_FILES: Final = frozenset(("file", "input_file", "document", "document_url", "video", "video_url", "input_video"))
-_MEDIA: Final = _IMAGES | _AUDIO | _FILES
+_VIDEOS: Final = frozenset(("video", "video_url", "input_video"))
+_FILES: Final = frozenset(("file", "input_file", "document", "document_url"))
+_MEDIA: Final = _IMAGES | _AUDIO | _VIDEOS | _FILES
 # Where media parts carry their bytes or their reference; every other string of a media part is text.
 _PAYLOAD_KEYS: Final = frozenset(("url", "data", "file_data", "file_id", "file_url", "image_url", "id", "b64_json"))
 _BY_REFERENCE: Final = frozenset(("url", "file_id", "file_url", "id"))
+_DESCRIPTIONS: Final = frozenset(("detail", "format"))
 # Words of the format itself: they are part of the frame of a message.
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 _PLAIN_KEYS: Final = ("role", "content")
 _FRAME_KEYS: Final = frozenset(("role", "content", "type", "text"))
 
 
-def estimate_input_tokens(
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Upper bounds of a prompt's tokens: text and images together, and audio, which some providers price apart.
+
+    ``is_exact``: every text was counted with the model's own vocabulary, and there was nothing but texts and roles; the
+    few tokens that the provider adds around them are bounded all the same.
+    """
+
+    text: int
+    audio: int = 0
+    is_exact: bool = False
+
+    @property
+    def total(self) -> int:
+        """All tokens of the prompt."""
+        return self.text + self.audio
+
+
+def count_prompt(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), model: str = ""
-) -> int:
+) -> PromptTokens:
     """Return an upper bound of the prompt tokens of ``messages`` and ``tools`` for ``model``.
 
     Time is linear in the number of messages and values, never in the length of texts beyond the budgets of
@@ -64,22 +85,25 @@ def estimate_input_tokens(
     prompt.add_messages(messages)
     if tools:
         prompt.add_tools(tools)
-    return prompt.total()
+    return prompt.counted()
 
 
 class _Prompt:
     """Sums the tokens of everything that is added."""
 
-    __slots__ = ("_counter", "_family", "_looked_at", "_tokens")
+    __slots__ = ("_audio", "_counter", "_family", "_is_plain", "_looked_at", "_tokens")
 
     def __init__(self, family: Family) -> None:
         self._family = family
         self._counter = TokenCounter(family)
         self._tokens = family.per_request
+        self._audio = 0
+        self._is_plain = True
         self._looked_at = 0
 
-    def total(self) -> int:
-        return UNCOUNTABLE_TOKENS + self._tokens if self._looked_at > MAX_VALUES else self._tokens
+    def counted(self) -> PromptTokens:
+        excess = UNCOUNTABLE_TOKENS if self._looked_at > MAX_VALUES else 0
+        return PromptTokens(self._tokens + excess, self._audio, self._is_plain and self._counter.is_exact)
 
     def add_messages(self, messages: object) -> None:
         if not isinstance(messages, Collection) or isinstance(messages, (*_TEXTS, Mapping)):
@@ -97,6 +121,7 @@ class _Prompt:
                     self._add_value(message)
 
     def add_tools(self, tools: object) -> None:
+        self._is_plain = False
         count = len(tools) if isinstance(tools, (list, tuple)) else 1
         self._tokens += self._family.with_tools + count * self._family.per_tool
         text = _small_json(tools)
@@ -106,6 +131,7 @@ class _Prompt:
             self._tokens += self._counter.count(text)
 
     def _add_value(self, root: object) -> None:
+        self._is_plain = False
         stack: list[Any] = [root]
         while stack:
             value = stack.pop()
@@ -144,17 +170,33 @@ class _Prompt:
         fields += [pair for holder in nested for pair in holder.items()]
         payloads = [(key, item) for key, item in fields if _is_payload(key, item)] or [("id", "")]
         stack.extend(item for key, item in fields if not _is_payload(key, item))
-        formats = [item for key, item in fields if key == "format" and isinstance(item, str)]
+        named = dict(pair for pair in fields if pair[0] in _DESCRIPTIONS)
         self._tokens += _MEDIA_FRAME_TOKENS
         for key, payload in payloads:
+            is_reference = _is_reference(key, payload)
             if kind in _IMAGES:
-                self._tokens += self._family.per_image
-            elif _is_reference(key, payload):
+                size = None if is_reference else image_size(payload)
+                self._tokens += self._family.image(size, named.get("detail"))
+            elif is_reference:
                 self._tokens += REFERENCED_FILE_TOKENS
             elif kind in _AUDIO:
-                self._tokens += _base64_length(payload) // _audio_divisor(formats)
+                self._audio += audio_tokens(payload, named.get("format"), self._family.audio_per_s)
+            elif kind in _VIDEOS:
+                self._tokens += self._dearest_image() + _base64_length(payload) // _CHARACTERS_PER_VIDEO_TOKEN
             else:
-                self._tokens += self._family.per_image + _base64_length(payload) // _CHARACTERS_PER_FILE_TOKEN
+                self._add_file(payload)
+
+    def _add_file(self, payload: str | bytes | bytearray) -> None:
+        pages = pdf_pages(payload)
+        if pages is not None:
+            self._tokens += pages * (TOKENS_PER_PAGE + self._dearest_image())
+            return
+        text = file_text(payload)
+        self._tokens += self._counter.count(text) if text is not None else _base64_length(payload)
+        self._tokens += self._dearest_image()
+
+    def _dearest_image(self) -> int:
+        return self._family.image(None, None)
 
     def _add_foreign(self, value: object, stack: list[Any]) -> None:
         if value is None:
@@ -211,13 +253,6 @@ def _is_payload(key: object, item: object) -> bool:
 
 def _is_reference(key: object, payload: str | bytes) -> bool:
     return isinstance(payload, str) and key in _BY_REFERENCE and not payload.startswith("data:")
-
-
-def _audio_divisor(formats: Sequence[str]) -> int:
-    # Of several formats, which no provider accepts, the one that makes most tokens.
-    return min(
-        (_AUDIO_CHARACTERS.get(name, _OTHER_AUDIO_CHARACTERS) for name in formats), default=_OTHER_AUDIO_CHARACTERS
-    )
 
 
 def _base64_length(payload: str | bytes | bytearray) -> int:

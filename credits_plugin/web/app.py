@@ -13,7 +13,7 @@ from aiohttp import web
 
 from ..errors import ConfigurationError
 from .account import list_transactions, show_balance
-from .estimate import estimate_prompt
+from .estimate import estimate_chat, estimate_prompt
 from .headers import API_POLICY, security_headers
 from .openapi import describe_api
 from .packages import list_packages
@@ -49,6 +49,7 @@ def create_app(credits: CreditsService, resolve_account: ResolveAccount) -> web.
             web.post("/webhook", receive_event),
             web.get("/session/{id}", show_session, allow_head=False),
             web.get("/estimate", estimate_prompt, allow_head=False),
+            web.post("/estimate", estimate_chat),
             web.get("/packages", list_packages, allow_head=False),
             web.get("/balance", show_balance, allow_head=False),
             web.get("/transactions", list_transactions, allow_head=False),

@@ -14,6 +14,8 @@ from ..errors import CreditsError, InvalidValue
 
 MAX_FORM_BYTES: Final = 8 * 1024
 """Bound of a purchase, JSON or form: the real ones have less than 200 bytes."""
+MAX_CHAT_BYTES: Final = 1024 * 1024
+"""Bound of a chat whose cost is asked for; larger images are named by URL."""
 MAX_WEBHOOK_BYTES: Final = 1024 * 1024
 READ_TIMEOUT_S: Final = 20.0
 
@@ -76,8 +78,8 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body may have at most {limit} bytes.")
 
 
-async def read_json_object(request: web.Request) -> dict[str, Any]:
-    """Return the body as a JSON object.
+async def read_json_object(request: web.Request, *, limit: int = MAX_FORM_BYTES) -> dict[str, Any]:
+    """Return the body, at most ``limit`` bytes, as a JSON object.
 
     Raises:
         UnsupportedMediaType: the content type is not ``application/json``.
@@ -85,7 +87,7 @@ async def read_json_object(request: web.Request) -> dict[str, Any]:
         BodyTooLarge, BodyTooSlow: see :func:`read_body`.
     """
     _require_content_type(request, "application/json")
-    raw = await read_body(request, limit=MAX_FORM_BYTES)
+    raw = await read_body(request, limit=limit)
     try:
         document = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):  # bad bytes, bad syntax, numbers of 5,000 digits, nesting without end

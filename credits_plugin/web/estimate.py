@@ -1,8 +1,8 @@
-"""``GET estimate``: the upper bound of what a prompt can cost. Reserves nothing."""
+"""``GET`` and ``POST estimate``: the upper bound of what a prompt or a whole chat can cost. Reserves nothing."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -12,6 +12,7 @@ from ..errors import InvalidValue
 from ..ledger.ids import account_key
 from ..ledger.queries import account_balance
 from .amounts import amount_json
+from .body import MAX_CHAT_BYTES, read_json_object
 from .identity import require_account
 from .query import one_query_value
 from .service import CREDITS
@@ -24,9 +25,39 @@ _MAX_NAME_LENGTH: Final = 200
 async def estimate_prompt(request: web.Request) -> web.Response:
     """Answer with tokens and cost of ``prompt``, and whether the available credits cover it."""
     account_id = await require_account(request)
+    prompt = one_query_value(request, "prompt")
+    if prompt is None:
+        msg = "prompt is missing: add ?prompt= and the text."
+        raise InvalidValue(msg, field="prompt")
+    asked = AIRequest(
+        account_id=account_id,
+        model=_model(one_query_value(request, "model")),
+        messages=[{"role": "user", "content": prompt}],
+        max_output_tokens=_max_output_tokens(one_query_value(request, "max_output_tokens")),
+    )
+    return await _answer(request, asked)
+
+
+async def estimate_chat(request: web.Request) -> web.Response:
+    """Answer the same for the ``messages`` and ``tools`` of a body in the OpenAI chat format."""
+    account_id = await require_account(request)
+    fields = await read_json_object(request, limit=MAX_CHAT_BYTES)
+    limit = fields.get("max_output_tokens")
+    asked = AIRequest(
+        account_id=account_id,
+        model=_model(fields.get("model")),
+        messages=_objects(fields, "messages"),
+        tools=_objects(fields, "tools", default=[]),
+        # The digits of a JSON number: one rule for both routes, and true is no number.
+        max_output_tokens=_max_output_tokens(None if limit is None else repr(limit)),
+    )
+    return await _answer(request, asked)
+
+
+async def _answer(request: web.Request, asked: AIRequest) -> web.Response:
     service = request.app[CREDITS]
-    estimate = await service.estimate(_request_of(request, account_id))
-    key = account_key(account_id)
+    estimate = await service.estimate(asked)
+    key = account_key(asked.account_id)
     balance = await service.reads.run(lambda database: account_balance(database, key))
     available = balance.available if balance else 0
     return web.json_response(
@@ -35,6 +66,8 @@ async def estimate_prompt(request: web.Request) -> web.Response:
             "estimate": {
                 "model": estimate.model,
                 "input_tokens": estimate.input_tokens,
+                "audio_input_tokens": estimate.audio_input_tokens,
+                "input_tokens_are": "exact" if estimate.is_exact else "bound",
                 "max_output_tokens": estimate.max_output_tokens,
                 "cost": amount_json(estimate.cost_microcredits),
                 "available": amount_json(available),
@@ -44,21 +77,21 @@ async def estimate_prompt(request: web.Request) -> web.Response:
     )
 
 
-def _request_of(request: web.Request, account_id: str) -> AIRequest:
-    prompt = one_query_value(request, "prompt")
-    if prompt is None:
-        msg = "prompt is missing: add ?prompt= and the text."
-        raise InvalidValue(msg, field="prompt")
-    model = one_query_value(request, "model") or DEFAULT_MODEL
-    if len(model) > _MAX_NAME_LENGTH:
-        msg = f"model must have at most {_MAX_NAME_LENGTH} characters."
+def _model(name: object) -> str:
+    if name is None or name == "":
+        return DEFAULT_MODEL
+    if not isinstance(name, str) or len(name) > _MAX_NAME_LENGTH:
+        msg = f"model must be a name of at most {_MAX_NAME_LENGTH} characters."
         raise InvalidValue(msg, field="model")
-    return AIRequest(
-        account_id=account_id,
-        model=model,
-        messages=[{"role": "user", "content": prompt}],
-        max_output_tokens=_max_output_tokens(one_query_value(request, "max_output_tokens")),
-    )
+    return name
+
+
+def _objects(fields: dict[str, Any], name: str, *, default: list[Any] | None = None) -> list[dict[str, Any]]:
+    objects = fields.get(name, default)
+    if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
+        msg = f"{name} must be a list of objects, as in the OpenAI chat format."
+        raise InvalidValue(msg, field=name)
+    return objects
 
 
 def _max_output_tokens(text: str | None) -> int | None:

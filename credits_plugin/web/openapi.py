@@ -143,6 +143,8 @@ _SCHEMAS: Final[dict[str, Any]] = {
         {
             "model": _STRING,
             "input_tokens": _COUNT,
+            "audio_input_tokens": _COUNT,
+            "input_tokens_are": {"enum": ["exact", "bound"]},
             "max_output_tokens": _COUNT,
             "cost": _ref("Amount"),
             "available": _ref("Amount"),
@@ -187,6 +189,17 @@ _PURCHASE: Final = _object(
     optional=("payment_method",),
 )
 
+_OBJECTS: Final = {"type": "array", "items": {"type": "object"}}
+_CHAT: Final = _object(
+    {
+        "messages": _OBJECTS,
+        "model": _STRING,
+        "tools": _OBJECTS,
+        "max_output_tokens": {"type": "integer", "minimum": 1},
+    },
+    optional=("model", "tools", "max_output_tokens"),
+)
+
 _PATHS: Final[dict[str, Any]] = {
     "/purchase": {
         "post": _operation(
@@ -227,7 +240,14 @@ _PATHS: Final[dict[str, Any]] = {
                 _parameter("model"),
                 _parameter("max_output_tokens", type="integer", minimum=1),
             ],
-        )
+        ),
+        "post": _operation(
+            "estimateChat",
+            "The upper bound of what a chat in the OpenAI format can cost; reserves nothing. At most 1 MB.",
+            _answer({"estimate": _ref("Estimate")}),
+            "400 401 413 415 422 503",
+            requestBody=_json_body(_CHAT),
+        ),
     },
     "/packages": {
         "get": _operation("listPackages", "What is sold.", _answer({"packages": _list_of("Package")}), "401")

@@ -13,7 +13,7 @@ from credits_plugin.errors import InvalidValue
 from credits_plugin.pricing.estimate import DEFAULT_MAX_OUTPUT_TOKENS, estimate
 from credits_plugin.pricing.price import Price, Rates, Tier
 from credits_plugin.pricing.price_book import PriceBook
-from credits_plugin.pricing.prompt import estimate_input_tokens
+from credits_plugin.pricing.prompt import count_prompt
 from hookspecs import AIRequest, Usage
 
 PRICE = Price("openai", "gpt-4o", Rates(250, 125, 300, 1_000, 1_200), markup_bps=1_500)
@@ -36,7 +36,7 @@ def test_an_estimate_names_the_requests_model_and_counts_messages_and_tools():
     tools = [{"type": "function", "function": {"name": "f"}}]
     made = estimate(request(tools=tools), PRICE)
     assert made.model == "gpt-4o"
-    assert made.input_tokens == estimate_input_tokens(request().messages, tools, "gpt-4o")
+    assert made.input_tokens == count_prompt(request().messages, tools, "gpt-4o").total
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 1.0, float("nan"), "10", 2**63, 10**5_000], ids=lambda _: "limit")
