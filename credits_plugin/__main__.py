@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .cli import archive, audit, bench, demo, disputes, events, lots, moving, reconcile, schema
+from .cli import archive, audit, bench, demo, disputes, events, lots, moving, prices, reconcile, schema
 from .errors import CreditsError
 
 # In the order of `credits --help`.
-GROUPS = (demo, schema, audit, reconcile, lots, events, disputes, moving, archive, bench)
+GROUPS = (demo, schema, audit, reconcile, lots, prices, events, disputes, moving, archive, bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

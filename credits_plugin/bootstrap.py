@@ -19,6 +19,7 @@ from .metering import Call, MeteredCall, Metering, PriceVersions, SyncCredits
 from .payments.packages import parse_packages
 from .payments.shop import Shop
 from .pricing.price_book import PriceBook
+from .pricing.refresh import PriceRefresher
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class Credits:
         if self._jobs is None:
             await asyncio.to_thread(self.price_book.warm_up)
             hooks = lambda: self.hooks  # noqa: E731 - the caller comes when the host is ready
-            jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, hooks, self.shop)
+            prices = PriceRefresher(self.settings, self.price_book)
+            jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, hooks, self.shop, prices)
             self._jobs = asyncio.create_task(jobs.run(), name="credits-jobs")
 
     async def close(self) -> None:
@@ -108,9 +110,7 @@ def build(settings: Settings) -> Credits:
         DatabaseError: the database is unreachable, unsafe, behind this version or ahead of it.
     """
     packages = parse_packages(settings.packages)
-    price_book = PriceBook.from_table(
-        settings.prices, credits_per_usd=settings.credits_per_usd, markup_bps=settings.markup_bps
-    )
+    price_book = PriceBook.from_settings(settings)
     database = open_database(settings.database_url)
     prepare_schema(database)
     new_id = IdMaker()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from hookspecs import Usage
+from hookspecs import USAGE_KINDS, Usage
 
 from ..errors import AccountInDebt, CreditsError, DatabaseError, InsufficientCredits
 from ..ledger.entries import (
@@ -35,7 +35,7 @@ _COMMANDS: Final = {
 }
 _ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Extended, Settled, Released, Posted)}
 _NOT_UNDERSTOOD: Final = "not_understood"
-_USAGE: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
+_PLAIN_KINDS: Final = 5
 
 
 class NotUnderstood(ValueError):
@@ -136,7 +136,9 @@ def _subclasses(kind: type[CreditsError]) -> Iterator[type[CreditsError]]:
 def _plain(value: Any) -> Any:
     match value:
         case Usage():
-            return [getattr(value, name) for name in _USAGE]
+            fields = [*(getattr(value, kind) for kind in USAGE_KINDS), dict(value.tool_calls)]
+            # As every version knows it, where it can be said so; a host that knows five kinds alone refuses more.
+            return fields if any(fields[_PLAIN_KINDS:]) else fields[:_PLAIN_KINDS]
         case LotTerms():
             return [value.priority, value.expires_at_ms]
         case _:

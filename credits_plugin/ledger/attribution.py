@@ -17,7 +17,7 @@ from hookspecs import Usage
 
 from ..errors import DatabaseError, InvalidValue, NotFound
 from .auditing.starts import ChainStart, chain_start
-from .entries import CLAW_BACKS, INCOMING, Code, LotState
+from .entries import CLAW_BACKS, INCOMING, Code, LotState, usage_of
 from .ids import id_time_ms
 from .replay import LotReplay, Movement, Share, Use
 from .snapshots import Snapshot, snapshot
@@ -263,7 +263,7 @@ def _usage_rows(rows: Snapshot, account_id: int, ids: list[int]) -> Iterator[Any
 
 def _paid_usage(row: Any, microcredits: int) -> PaidUsage:
     identifier, at_ms, model, reference, *tokens = row
-    return PaidUsage(identifier, at_ms, microcredits, model or "", Usage(*(count or 0 for count in tokens)), reference)
+    return PaidUsage(identifier, at_ms, microcredits, model or "", usage_of(*tokens) or Usage(), reference)
 
 
 def _replay(

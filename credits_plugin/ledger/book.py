@@ -34,6 +34,7 @@ class Book:
     ended_holds: dict[int, HoldState] = field(default_factory=dict)
     deleted_holds: list[int] = field(default_factory=list)
     new_transfers: list[TransferValues] = field(default_factory=list)
+    new_details: list[tuple[int, int, str]] = field(default_factory=list)
     new_lots: dict[int, LotState] = field(default_factory=dict)
     changed_lots: dict[int, LotState] = field(default_factory=dict)
 
@@ -59,5 +60,6 @@ class Book:
         self.ended_holds.clear()
         self.deleted_holds.clear()
         self.new_transfers.clear()
+        self.new_details.clear()
         self.new_lots.clear()
         self.changed_lots.clear()

@@ -10,7 +10,15 @@ from typing import Any, Final
 from ..database import Database
 from .book import Book
 from .entries import AccountState, HoldState, LotState
-from .store import ACCOUNT_COLUMNS, HOLD_COLUMNS, LOT_COLUMNS, TRANSFER_COLUMNS, lot_row, new_account_row
+from .store import (
+    ACCOUNT_COLUMNS,
+    DETAIL_COLUMNS,
+    HOLD_COLUMNS,
+    LOT_COLUMNS,
+    TRANSFER_COLUMNS,
+    lot_row,
+    new_account_row,
+)
 
 _LOCK_ACCOUNTS: Final = f"SELECT {ACCOUNT_COLUMNS} FROM account WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"
 _READ_HOLDS: Final = f"SELECT {HOLD_COLUMNS} FROM hold WHERE id = ANY(%s::bigint[])"
@@ -119,6 +127,8 @@ class PostgresqlStore:
                 "bigint bigint bigint bigint int bigint bigint bigint bytea int bigint bigint bigint bigint bigint text"
             )
             self._insert("transfer", TRANSFER_COLUMNS, types, book.new_transfers)
+        if book.new_details:
+            self._insert("usage_detail", DETAIL_COLUMNS, "bigint bigint text", book.new_details)
         if changed := (book.changed_accounts | book.changed_holders) - book.new_accounts.keys():
             self._update(
                 "account",
@@ -132,6 +142,9 @@ class PostgresqlStore:
         if moved := book.moved_expiries - book.new_accounts.keys():
             expiries = [(account_id, book.accounts[account_id].next_expiry_at_ms) for account_id in moved]
             self._update("account", "id next_expiry_at_ms", "bigint bigint", expiries)
+        self._write_lots(book)
+
+    def _write_lots(self, book: Book) -> None:
         if book.new_lots:
             lots = [lot_row(lot) for lot in book.new_lots.values()]
             self._insert("lot", LOT_COLUMNS, "bigint bigint int bigint bigint bigint bigint bigint", lots)

@@ -25,7 +25,6 @@ from ..errors import (
 from ..money import MAX_AMOUNT, require_amount
 from .book import Book
 from .entries import (
-    CLAW_BACKS,
     INCOMING,
     AccountState,
     Answer,
@@ -47,7 +46,9 @@ from .entries import (
     Settled,
     SettleHold,
     link_hash,
+    may_owe,
     pack_link,
+    split_usage,
 )
 from .extending import extend_hold, least_of
 from .ids import companion_id
@@ -143,6 +144,9 @@ def _settle_hold(book: Book, command: SettleHold) -> Settled:
         raise HoldEnded(msg, hold_id=hold_id)
     account = book.accounts[key]
     if amount:
+        usage, detail = split_usage(usage)
+        if detail is not None:
+            book.new_details.append((hold_id, key, detail))
         _append_transfer(book, account, hold_id, _USAGE, amount, at_ms, hold.request_id, hold.price_version, usage)
         book.settled[hold_id] = (key, amount)
     if hold.status == _PLACED:
@@ -237,14 +241,14 @@ def _post_transfer(book: Book, command: PostTransfer) -> Posted:
         return _repeat_transfer(book, command.transfer_id, account)
     if command.transfer_id in book.archived:
         raise MaybeArchived(command.transfer_id)
-    incoming = command.code in INCOMING
+    incoming, within = command.code in INCOMING, not may_owe(command.code, command.reference)
     if account is None:
-        if not incoming and command.code not in CLAW_BACKS:
+        if not incoming and within:
             raise InsufficientCredits(command.external_id, needed=command.amount, available=0)
         account = book.accounts[command.account_id] = AccountState(command.account_id, command.external_id)
         book.lots[account.id] = []
         book.new_accounts[account.id] = command.at_ms
-    if not incoming and command.code not in CLAW_BACKS and command.amount > account.available:
+    if not incoming and within and command.amount > account.available:
         raise InsufficientCredits(account.external_id, needed=command.amount, available=account.available)
     if incoming and account.balance + command.amount > MAX_AMOUNT:
         msg = f"the balance would exceed {MAX_AMOUNT} microcredits"

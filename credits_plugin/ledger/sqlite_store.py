@@ -11,7 +11,15 @@ from typing import Any, Final
 from ..database import Database
 from .book import Book
 from .entries import AccountState, HoldState, LotState, TransferValues
-from .store import ACCOUNT_COLUMNS, HOLD_COLUMNS, LOT_COLUMNS, TRANSFER_COLUMNS, lot_row, new_account_row
+from .store import (
+    ACCOUNT_COLUMNS,
+    DETAIL_COLUMNS,
+    HOLD_COLUMNS,
+    LOT_COLUMNS,
+    TRANSFER_COLUMNS,
+    lot_row,
+    new_account_row,
+)
 
 _PLAIN_HOLD: Final = 7
 """Columns of a hold without request and run: most of them, and those two are last."""
@@ -105,6 +113,8 @@ class SqliteStore:
         self._write_holds(book)
         if book.new_transfers:
             self._insert_transfers(book.new_transfers)
+        if book.new_details:
+            execute(_insert("usage_detail", DETAIL_COLUMNS, 3), book.new_details)
         self._update_accounts(book)
         if book.new_lots:
             lots = [lot_row(lot) for lot in book.new_lots.values()]

@@ -17,6 +17,7 @@ from .entries import AccountState, HoldState, LotState
 ACCOUNT_COLUMNS: Final = "id, external_id, balance, held, seq, last_transfer_id, last_hash, next_expiry_at_ms"
 HOLD_COLUMNS: Final = "id, account_id, amount, state, expires_at_ms, price_version, input_tokens, request_id, run_id"
 LOT_COLUMNS: Final = "id, account_id, priority, expires_at_ms, amount, remaining, payment_id, expired"
+DETAIL_COLUMNS: Final = "transfer_id, account_id, detail"
 TRANSFER_COLUMNS: Final = (
     "id, account_id, seq, previous_id, code, amount, balance_after, at_ms, hash, "
     "price_version, input, cache_read, cache_write, output, reasoning, reference"

@@ -58,7 +58,7 @@ def test_a_trailing_star_is_a_prefix_and_a_lone_star_the_fallback():
 
 
 def test_an_override_becomes_a_price_in_microcredits():
-    price = parse(EXAMPLE).prices[0].to_price(credits_per_usd=100, markup_bps=1_500)
+    price = parse(EXAMPLE).prices[0].to_price(credits_per_usd=100, markup_bps=2_000)
     usage = Usage(1_000_000, 1_000_000, 1_000_000, 1_000_000, 1_000_000)
     usd = Decimal("0.15") + Decimal("0.075") + Decimal("0.1875") + Decimal("0.60") + Decimal("0.70") + Decimal("0.005")
     assert price.cost_microcredits(usage) == usd * Decimal("1.2") * 100 * 1_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from ...money import format_credits, proportional_credits
-from ..entries import CLAW_BACKS, INCOMING, Code, HoldStatus, LotState
+from ..entries import CLAW_BACKS, INCOMING, Code, HoldStatus, LotState, may_owe
 from ..ids import id_time_ms, key_of_name
 from ..lots import next_expiry_at_ms
 from ..replay import LotReplay, Movement, stored_lots_differ
@@ -108,8 +108,8 @@ def _check_row(subject: _Subject, rows: AccountRows, *, held: int) -> None:
         _explain_row(subject, is_, wanted)
     if balance < stored_held and not chain.may_owe:
         subject.fault(4, "spent more than it had, without overrun or claw-back")
-    for identifier, code, _, after, *_ in chain.events:
-        if after < 0 and code in _WITHIN_BALANCE:
+    for identifier, code, _, after, _, reference in chain.events:
+        if after < 0 and code in _WITHIN_BALANCE and not may_owe(code, reference):
             subject.fault(4, f"a {Code(code).name} left balance {after}", transfer_id=identifier)
 
 
