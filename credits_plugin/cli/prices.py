@@ -48,9 +48,8 @@ def _check(_options: argparse.Namespace) -> int:
     prices = price_list(settings)
     changes = sum(len(one.changes) + (one.effective_from_ms is not None) for one in prices.overrides.every)
     print(f"{len(prices.overrides.every)} prices of your own, {changes} of them with a date")
-    print(
-        f"{sum(1 for _ in prices.markups.models)} markups by model, {sum(1 for _ in prices.markups.tenants)} by tenant"
-    )
+    by_model, by_tenant = (sum(1 for _ in patterns) for patterns in (prices.markups.models, prices.markups.tenants))
+    print(f"{by_model} markups by model, {by_tenant} by tenant")
     models = sum(len(provider.models) for provider in prices.providers)
     print(f"{models:,} models of {len(prices.providers)} providers from {settings.price_data or 'the installed data'}")
     if settings.price_data is None:

@@ -71,10 +71,8 @@ def _print_account(name: str, tally: Tally) -> None:
 
 
 def _figures(tally: Tally) -> str:
-    parts = [
-        f"{tally.requests:,} requests were charged {format_credits(tally.charged)} credits, cost "
-        f"{format_credits(tally.due)}, difference {format_credits(tally.difference)}"
-    ]
+    charged, due, difference = map(format_credits, (tally.charged, tally.due, tally.difference))
+    parts = [f"{tally.requests:,} requests were charged {charged} credits, cost {due}, difference {difference}"]
     if tally.posted:
         verb = "taken" if tally.posted > 0 else "given back"
         parts.append(f"{format_credits(abs(tally.posted))} {verb}")

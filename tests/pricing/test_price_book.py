@@ -118,6 +118,102 @@ def test_every_token_price_of_the_library_agrees_with_ours_at_both_ends_of_every
     assert checked > 1_000
 
 
+SPECIAL_PRICES = {
+    "input_audio_mtok": ("input_tokens input_audio_tokens", "audio_input"),
+    "cache_audio_read_mtok": (
+        "input_tokens cache_read_tokens input_audio_tokens cache_audio_read_tokens",
+        "audio_cache_read",
+    ),
+    "cache_write_1h_mtok": ("input_tokens cache_write_tokens cache_write_1h_tokens", "cache_write_1h"),
+    "output_audio_mtok": ("output_tokens output_audio_tokens", "audio_output"),
+    "output_image_mtok": ("output_tokens output_image_tokens", "image_output"),
+}
+
+
+@pytest.mark.parametrize("key", SPECIAL_PRICES)
+def test_audio_images_and_lasting_caches_cost_what_the_library_says(key: str):
+    checked, (units, kind) = 0, SPECIAL_PRICES[key]
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            if getattr(model.get_prices(AT), key) is not None:
+                price = price_at((provider, model), AT, Terms(credits_per_usd=1_000, markup_bps=0))
+                counts = genai_prices.Usage(**dict.fromkeys(units.split(), 1_000))
+                exact = Fraction(model.calc_price(counts, provider, genai_request_timestamp=AT).total_price) * 10**9
+                assert exact <= price.cost_microcredits(Usage(**{kind: 1_000})) <= exact + 1, (provider.id, model.id)
+                checked += 1
+    assert checked >= 8
+
+
+@pytest.mark.parametrize(("key", "tool"), [("web_searches", "web_search"), ("storage_searches", "file_search")])
+def test_calls_of_providers_tools_cost_what_the_library_says(key: str, tool: str):
+    checked = 0
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            if getattr(model.get_prices(AT), f"{key}_kcount") is not None:
+                price = price_at((provider, model), AT, Terms(credits_per_usd=1_000, markup_bps=0))
+                counts = genai_prices.Usage(**{key: 3})
+                exact = Fraction(model.calc_price(counts, provider, genai_request_timestamp=AT).total_price) * 10**9
+                fee = price.cost_microcredits(Usage(tool_calls={tool: 3})) - price.cost_microcredits(Usage())
+                assert exact <= fee <= exact + 1, (provider.id, model.id)
+                checked += 1
+    assert checked >= 30
+
+
+def test_tools_of_the_settings_are_priced_for_every_model_before_the_librarys():
+    book = PriceBook.from_settings(
+        Settings(tools={"web_search": "1", "mine": "2"}, markup_bps=0, prices={"m": {"input": 0, "output": 0}})
+    )
+    for model in ("m", "gemini-2.5-flash", "gpt-4o"):
+        price = book.price_for(model, at_ms=NOW)
+        assert price.cost_microcredits(Usage(tool_calls={"web_search": 1, "mine": 1})) == 3 * 10**8, model
+
+
+def test_a_tool_call_of_a_host_is_a_request_with_a_fee():
+    table = {"tool:weather": {"input": 0, "output": 0, "per_request": "0.002"}}
+    price = PriceBook.from_settings(Settings(prices=table, markup_bps=0)).price_for("tool:weather", at_ms=NOW)
+    assert price.cost_microcredits(Usage()) == 200_000
+    assert price.bound_microcredits(input_tokens=9, output_tokens=4_096) == 200_000
+
+
+def test_a_price_of_the_settings_changes_on_its_date():
+    later = {"effective_from": datetime(2026, 12, 1, tzinfo=UTC), "input": "7", "output": "7"}
+    table = {
+        "m": {"input": "1", "output": "1", "changes": [later]},
+        "gpt-4o": {"changes": [later]},
+        "*": {"changes": [later]},
+    }
+    book = PriceBook.from_settings(Settings(prices=table))
+    before, after = ms(later["effective_from"]) - 1, ms(later["effective_from"])
+    assert [book.price_for("m", at_ms=at).rates.input for at in (before, after)] == [10**8, 7 * 10**8]
+    assert [book.price_for("gpt-4o", at_ms=at).provider for at in (before, after)] == ["openai", "settings"]
+    assert book.price_for("nonsense", at_ms=after).rates.input == 7 * 10**8
+    with pytest.raises(UnknownModel):
+        book.price_for("nonsense", at_ms=before)
+
+
+def test_a_replaced_list_is_in_force_for_the_next_request():
+    book = PriceBook.from_settings(Settings(prices={"m": {"input": "1", "output": "1"}}))
+    first = book.price_for("m", at_ms=NOW)
+    book.replace(PriceBook.from_settings(Settings(prices={"m": {"input": "2", "output": "2"}})).prices)
+    assert book.price_for("m", at_ms=NOW).rates.input == 2 * first.rates.input
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "own", "openai/own", "acme/*", "*"])
+def test_the_price_that_stands_now_where_another_was_applied_is_found_by_its_name(name: str):
+    def table(usd: str) -> dict:
+        return {key: {"input": usd, "output": usd} for key in ("own", "openai/own", "acme/*", "*")}
+
+    old = PriceBook.from_settings(Settings(prices=table("1")))
+    new = PriceBook.from_settings(Settings(prices=table("2"), tenants={"anna": {"markup_bps": 0}}))
+    applied = old.prices.price_named(name, None, at_ms=NOW, account_id=None)
+    now = new.price_instead_of(applied, at_ms=NOW, account_id="anna")
+    assert (now.model, now.markup_bps) == (applied.model, 0)
+    assert now.rates.input == applied.rates.input * (1 if name == "gpt-4o" else 2)
+    if name.endswith("*"):
+        with pytest.raises(UnknownModel):
+            PriceBook().price_instead_of(applied, at_ms=NOW, account_id="anna")
+
+
 def test_long_context_tiers_come_from_the_library():
     price = PriceBook().price_for("gemini-2.5-pro", at_ms=NOW)
     assert [tier.above_input_tokens for tier in price.tiers] == [200_000]
