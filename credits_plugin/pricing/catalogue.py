@@ -78,7 +78,7 @@ def parse_providers(text: bytes) -> list[Provider]:
             msg = "it is no list of providers"
             raise ValueError(msg)
         return _providers_from_raw(raw)
-    except (ValueError, TypeError) as error:  # pydantic's error is a ValueError
+    except (ValueError, TypeError, RecursionError) as error:  # pydantic's error is a ValueError
         msg = f"this is not the price data of genai-prices: {str(error)[:300]}"
         raise InvalidValue(msg) from error
 

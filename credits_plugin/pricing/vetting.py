@@ -43,18 +43,19 @@ def vet(new: list[Provider], installed: list[Provider], *, max_factor: int) -> V
     """Keep the installed price of each model that is gone, costs nothing any more or over ``max_factor`` times as much.
 
     Less than that part of it counts as much. A model is what a provider's data finds under an installed model's id, so
-    that one which now answers to another's name is noticed too. New models are taken as they are.
+    that one which now answers to another's name is noticed too. New models are taken as they are. Which provider a
+    bare name leads to stays as installed: new providers come last.
     """
-    found = {provider.id: provider for provider in new}
+    theirs = {provider.id: provider for provider in new}
     held_back: list[HeldBack] = []
-    for provider in installed:
-        theirs = found.get(provider.id)
-        if theirs is None:
-            held_back.append(HeldBack(provider.id, "*", "the provider is gone"))
-            found[provider.id] = provider
+    kept = []
+    for ours in installed:
+        if ours.id in theirs:
+            kept.append(_vet_provider(theirs.pop(ours.id), ours, held_back, new, installed, max_factor=max_factor))
         else:
-            found[provider.id] = _vet_provider(theirs, provider, held_back, new, installed, max_factor=max_factor)
-    return Vetted(list(found.values()), tuple(held_back))
+            held_back.append(HeldBack(ours.id, "*", "the provider is gone"))
+            kept.append(ours)
+    return Vetted([*kept, *theirs.values()], tuple(held_back))
 
 
 def _vet_provider(
@@ -76,7 +77,7 @@ def _vet_provider(
         if reason:
             held_back.append(HeldBack(ours.id, name, reason))
             _put_back(models, old, now)
-    return replace(theirs, models=models)
+    return replace(theirs, models=models, model_match=ours.model_match, provider_match=ours.provider_match)
 
 
 def _put_back(models: list[ModelInfo], old: ModelInfo, now: ModelInfo | None) -> None:
