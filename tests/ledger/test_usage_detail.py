@@ -66,6 +66,14 @@ def test_plain_usage_and_usage_that_costs_nothing_leave_no_detail(database: Data
     assert details(database) == []
 
 
+def test_details_are_written_once_by_the_batches_that_follow(
+    database: Database, writer: LedgerWriter, caplog: pytest.LogCaptureFixture
+):
+    holds = [settle(writer, Usage(audio_input=n)) for n in range(1, 4)]
+    assert sorted(details(database)) == [(hold, ANNA, f'{{"audio_input":{n}}}') for n, hold in enumerate(holds, 1)]
+    assert caplog.records == []  # written twice, a batch would fail and be run again without it
+
+
 def test_a_repeated_settle_writes_its_detail_once(database: Database, writer: LedgerWriter):
     hold_id = placed(writer)
     command = SettleHold(ANNA, hold_id, 5, now_ms(), Usage(audio_input=3))

@@ -110,6 +110,7 @@ def test_a_bare_name_leads_to_the_provider_that_it_led_to_before():
     assert end.held_back == ()
     assert find_model(end.providers, "gpt-4o", None)[0].id == "openai"
     assert find_model(end.providers, "gpt-4o", "thief")[0].id == "thief"
+    assert find_model(end.providers, "gemini-2.5-pro", "vertex_ai")[0].id == "google"
 
 
 def test_a_price_by_date_that_is_too_high_later_is_held_back_now():
