@@ -83,7 +83,7 @@ def command_of(message: list[Any]) -> Command:
         if kind is PostTransfer:
             values["code"] = Code(values["code"])
             values["terms"] = LotTerms(*values["terms"])
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         msg = f"unknown values in command {name}: {error}"
         raise NotUnderstood(msg) from error
     return kind(**values)
