@@ -86,7 +86,8 @@ class Metering:
         Raises:
             UnknownModel: no price is known.
         """
-        return self.price_book.price_for(request.model, request.provider, at_ms=now_ms())
+        at_ms, payer = now_ms(), request.account_id
+        return self.price_book.price_for(request.model, request.provider, at_ms=at_ms, account_id=payer)
 
     async def _estimate(self, request: AIRequest) -> tuple[Estimate, Price]:
         price = self.price_of(request)
