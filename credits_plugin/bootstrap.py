@@ -74,7 +74,8 @@ class Credits:
         if self._jobs is None:
             await asyncio.to_thread(self.price_book.warm_up)
             hooks = lambda: self.hooks  # noqa: E731 - the caller comes when the host is ready
-            prices = PriceRefresher(self.settings, self.price_book)
+            sources = self.settings.settings_file or self.settings.price_data or self.settings.price_updates
+            prices = PriceRefresher(self.settings, self.price_book) if sources else None
             jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, hooks, self.shop, prices)
             self._jobs = asyncio.create_task(jobs.run(), name="credits-jobs")
 

@@ -17,11 +17,12 @@ from hookspecs import Usage
 
 from ..errors import DatabaseError, InvalidValue, NotFound
 from .auditing.starts import ChainStart, chain_start
-from .entries import CLAW_BACKS, INCOMING, Code, LotState, usage_of
+from .entries import CLAW_BACKS, INCOMING, Code, LotState
 from .ids import id_time_ms
 from .replay import LotReplay, Movement, Share, Use
 from .snapshots import Snapshot, snapshot
 from .store import LOT_COLUMNS
+from .usage_columns import usage_of
 
 _CHUNK: Final = 500
 

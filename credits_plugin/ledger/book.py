@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from hookspecs import Usage
+
 from .entries import AccountState, HoldState, LotState, TransferValues
+from .usage_columns import split_usage
 
 _MOST_KEPT: Final = 20_000
 
@@ -37,6 +40,13 @@ class Book:
     new_details: list[tuple[int, int, str]] = field(default_factory=list)
     new_lots: dict[int, LotState] = field(default_factory=dict)
     changed_lots: dict[int, LotState] = field(default_factory=dict)
+
+    def note_detail(self, account_id: int, transfer_id: int, usage: Usage) -> Usage:
+        """Return a usage as a transfer's columns have it, and note what they do not tell, if there is anything."""
+        plain, detail = split_usage(usage)
+        if detail is not None:
+            self.new_details.append((transfer_id, account_id, detail))
+        return plain
 
     def forget_what_may_move(self) -> None:
         """Keep accounts and holds alone, for the next batch: all that its commands touch day in, day out."""

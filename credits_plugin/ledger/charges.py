@@ -8,10 +8,11 @@ import peewee
 
 from hookspecs import Usage
 
-from .entries import Code, join_usage, usage_of
+from .entries import Code
 from .ids import id_time_ms
 from .keysets import select
 from .queries import chain_walk
+from .usage_columns import join_usage, usage_of
 
 CLOCKS_DIFFER_MS: Final = 86_400_000
 """A chain's times go back by less than that from one transfer to the next: its hosts' clocks may differ."""

@@ -6,17 +6,17 @@ The values that every request makes are named tuples: they are made in a fifth o
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from hookspecs import SPECIAL_KINDS, USAGE_KINDS, Usage
+from hookspecs import Usage
+
+from .usage_columns import usage_of
 
 
 class Code(IntEnum):
@@ -69,7 +69,6 @@ CLAW_BACKS: Final = frozenset({Code.REFUND, Code.DISPUTE})
 
 RERATING: Final = "rerate:"
 """How the references of corrections begin that follow from charging usage anew; a rerating's id comes after it."""
-_special_of: Final = attrgetter(*SPECIAL_KINDS)
 
 
 def may_owe(code: int, reference: str | None) -> bool:
@@ -164,38 +163,6 @@ class TransferRow(NamedTuple):
     def usage(self) -> Usage | None:
         """The measured tokens of a usage transfer."""
         return usage_of(self.input, self.cache_read, self.cache_write, self.output, self.reasoning)
-
-
-def usage_of(*columns: int | None) -> Usage | None:
-    """Return the usage that a transfer's five token columns say; None where it is no usage transfer."""
-    if columns[0] is None:
-        return None
-    input_, cache_read, cache_write, output, reasoning = (count or 0 for count in columns)
-    return Usage(input_, cache_read, cache_write, output, reasoning)
-
-
-def split_usage(usage: Usage) -> tuple[Usage, str | None]:
-    """Return a usage in the five kinds that a transfer has columns for, and, as JSON, what those do not tell of it."""
-    if not usage.tool_calls and not any(_special_of(usage)):
-        return usage, None
-    special = {kind: getattr(usage, kind) for kind in SPECIAL_KINDS if getattr(usage, kind)}
-    plain = {kind: getattr(usage, kind) for kind in USAGE_KINDS if kind not in SPECIAL_KINDS}
-    for kind, count in special.items():
-        plain[SPECIAL_KINDS[kind]] += count
-    calls = {"tool_calls": dict(usage.tool_calls)} if usage.tool_calls else {}
-    return Usage(**plain), json.dumps(special | calls, separators=(",", ":"))
-
-
-def join_usage(usage: Usage, detail: str | None) -> Usage:
-    """Return the usage that :func:`split_usage` had split; more of a kind than there is cannot come of it."""
-    if detail is None:
-        return usage
-    counts = json.loads(detail)
-    calls = counts.pop("tool_calls", {})
-    plain = {kind: getattr(usage, kind) for kind in USAGE_KINDS if kind not in SPECIAL_KINDS}
-    for kind, count in counts.items():
-        plain[SPECIAL_KINDS[kind]] -= count
-    return Usage(**plain, **counts, tool_calls=calls)
 
 
 def chain_hash(

@@ -16,10 +16,11 @@ import peewee
 from hookspecs import Usage
 
 from ..models import SPARSE_INDEX_STEP
-from .entries import INCOMING, Code, HoldStatus, LotState, usage_of
+from .entries import INCOMING, Code, HoldStatus, LotState
 from .ids import id_time_ms
 from .keysets import account_order, listed_accounts, select
 from .lots import attribute_spend, burn_down_order
+from .usage_columns import usage_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,6 @@ from .entries import (
     link_hash,
     may_owe,
     pack_link,
-    split_usage,
 )
 from .extending import extend_hold, least_of
 from .ids import companion_id
@@ -144,9 +143,7 @@ def _settle_hold(book: Book, command: SettleHold) -> Settled:
         raise HoldEnded(msg, hold_id=hold_id)
     account = book.accounts[key]
     if amount:
-        usage, detail = split_usage(usage)
-        if detail is not None:
-            book.new_details.append((hold_id, key, detail))
+        usage = book.note_detail(key, hold_id, usage)
         _append_transfer(book, account, hold_id, _USAGE, amount, at_ms, hold.request_id, hold.price_version, usage)
         book.settled[hold_id] = (key, amount)
     if hold.status == _PLACED:

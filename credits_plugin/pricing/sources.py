@@ -39,7 +39,7 @@ def read_price_data(path: str, *, max_factor: int) -> Vetted:
         ConfigurationError: the file cannot be read, or is no price data.
     """
     try:
-        return vet(parse_providers(Path(path).read_bytes()), bundled_providers(), max_factor=max_factor)
+        return _vetted(parse_providers(Path(path).read_bytes()), max_factor=max_factor)
     except OSError as error:
         msg = f"price_data names {path}, which cannot be read: {error.strerror}"
         raise ConfigurationError(msg) from error
@@ -65,7 +65,15 @@ def fetch_price_data(url: str | None, *, max_factor: int) -> Vetted:
     if snapshot is None or not snapshot.providers:
         msg = f"{updater.url} gave no price data"
         raise InvalidValue(msg)
-    return vet(snapshot.providers, bundled_providers(), max_factor=max_factor)
+    return _vetted(snapshot.providers, max_factor=max_factor)
+
+
+def _vetted(providers: list[Provider], *, max_factor: int) -> Vetted:
+    try:
+        return vet(providers, bundled_providers(), max_factor=max_factor)
+    except Exception as error:  # whatever foreign data makes of the library, the prices in force stay
+        msg = f"the price data cannot be compared with the installed: {str(error)[:300]}"
+        raise InvalidValue(msg) from error
 
 
 def report_held_back(vetted: Vetted, source: str) -> None:

@@ -11,8 +11,9 @@ from credits_plugin.database import Database
 from credits_plugin.distributed import wire
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.charges import charges_page
-from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleHold, join_usage, split_usage
+from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
+from credits_plugin.ledger.usage_columns import join_usage, split_usage
 from credits_plugin.ledger.writer import LedgerWriter
 from credits_plugin.models import Transfer, UsageDetail
 

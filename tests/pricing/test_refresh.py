@@ -130,6 +130,25 @@ def test_price_data_of_a_file_is_used_and_followed(tmp_path: Path):
     assert host.rate("novel/m1") == 2
 
 
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [
+        ({"id": "gpt-4o", "match": {"regex": "("}, "prices": {"input_mtok": 1}}, True),
+        ({"id": "gpt-4o", "match": {"equals": "gpt-4o"}, "prices": {"input_mtok": "1e40"}}, True),
+        ({"id": "gpt-4o", "match": {"equals": "gpt-4o"}, "prices": []}, False),
+    ],
+)
+def test_odd_price_data_is_refused_or_held_back(tmp_path: Path, model: dict, refused: bool):
+    data = tmp_path / "prices.json"
+    data.write_text(json.dumps([{"id": "openai", "name": "o", "api_pattern": "x", "models": [model]}]))
+    if refused:
+        with pytest.raises(ConfigurationError, match=rf"price_data names {data}: the price data cannot be compared"):
+            PriceBook.from_settings(Settings(price_data=str(data)))
+    else:
+        book = PriceBook.from_settings(Settings(price_data=str(data)))
+        assert book.price_for("gpt-4o", at_ms=NOW) == PriceBook().price_for("gpt-4o", at_ms=NOW)
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[1]", '[{"id": "x"}]', "\x00", "[" * 100_000])
 def test_what_is_no_price_data_refuses_to_start(tmp_path: Path, text: str):
     data = tmp_path / "prices.json"
