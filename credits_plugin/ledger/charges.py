@@ -8,6 +8,7 @@ import peewee
 
 from hookspecs import Usage
 
+from ..errors import DatabaseError
 from .entries import Code
 from .ids import id_time_ms
 from .keysets import select
@@ -85,6 +86,9 @@ def charges_page(database: peewee.Database, account_id: int, *, before_seq: int 
     """Return the charges among ``limit`` transfers of an account, from the one below ``before_seq``, newest first.
 
     ``oldest_seq`` is 0 where nothing was left to read: the chain has ended, or reached its archived part.
+
+    Raises:
+        DatabaseError: what a usage has beyond its columns does not fit them.
     """
     columns = (
         "id account_id previous_id seq code amount at_ms price_version input cache_read cache_write output reasoning"
@@ -107,5 +111,14 @@ def charges_page(database: peewee.Database, account_id: int, *, before_seq: int 
     for identifier, seq, at_ms, code, amount, version, detail, corrected, *tokens in rows:
         usage = usage_of(*tokens) if code == Code.USAGE else None
         if usage is not None:
-            charges.append(Charge(identifier, seq, at_ms, amount, version, join_usage(usage, detail), int(corrected)))
+            whole = _joined(identifier, usage, detail)
+            charges.append(Charge(identifier, seq, at_ms, amount, version, whole, int(corrected)))
     return ChargesPage(charges, rows[-1][1], rows[-1][2])
+
+
+def _joined(transfer_id: int, usage: Usage, detail: str | None) -> Usage:
+    try:
+        return join_usage(usage, detail)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"usage_detail of transfer {transfer_id} does not fit its transfer: somebody changed it ({error!r:.200})"
+        raise DatabaseError(msg, transfer_id=transfer_id) from error

@@ -32,7 +32,11 @@ def split_usage(usage: Usage) -> tuple[Usage, str | None]:
 
 
 def join_usage(usage: Usage, detail: str | None) -> Usage:
-    """Return the usage that :func:`split_usage` had split; more of a kind than there is cannot come of it."""
+    """Return the usage that :func:`split_usage` had split.
+
+    Raises:
+        ValueError: the detail is none, or has more of a kind than the columns.
+    """
     if detail is None:
         return usage
     counts = json.loads(detail)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rerating_seed import DAY_MS, Ledger, book, date, day
 
 from credits_plugin import Usage, rerating
-from credits_plugin.errors import AccountInDebt, NotFound
+from credits_plugin.errors import AccountInDebt, DatabaseError, NotFound
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import Code, PlaceHold
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
@@ -239,6 +239,30 @@ def test_many_accounts_are_walked_by_key_page_by_page(ledger: Ledger, monkeypatc
     assert {name: tally.posted for name, tally in done.accounts.items()} == {
         f"user-{number}": 100 * (number + 1) for number in range(10)
     }
+
+
+@pytest.mark.parametrize("change", ["UPDATE rerated_usage SET corrected = corrected + 1", "DELETE FROM rerated_usage"])
+def test_the_audit_finds_corrections_that_no_transfer_made(ledger: Ledger, change: str):
+    for name in ("anna", "boris"):
+        ledger.give(name, 10_000)
+        ledger.use(name, Usage(input=10), ONE)
+    ledger.rerate(TWO, apply=True)
+    with ledger.database.primary.connection_context():
+        ledger.database.primary.execute_sql(f"{change} WHERE account_id = {account_key('anna')}")
+    findings = audit(ledger.database).findings
+    assert [(finding.invariant, finding.account_id) for finding in findings] == [(7, account_key("anna"))]
+    assert "reratings took" in findings[0].message
+
+
+@pytest.mark.parametrize("detail", ['{"audio_input":11}', '{"audio":1}', "[]", "no JSON", '{"tool_calls":{"x":-1}}'])
+def test_a_detail_that_does_not_fit_its_transfer_stops_the_rerating(ledger: Ledger, detail: str):
+    ledger.give("anna", 10_000)
+    ledger.use("anna", Usage(input=5, audio_input=5), ONE)
+    with ledger.database.primary.connection_context():
+        ledger.database.primary.execute_sql(f"UPDATE usage_detail SET detail = '{detail}'")
+    with pytest.raises(DatabaseError, match="does not fit its transfer"):
+        ledger.rerate(TWO, apply=True)
+    assert ledger.lines("anna") == []
 
 
 @given(st.lists(st.integers(-1_000, 1_000), max_size=20), st.integers(0, 5_000))

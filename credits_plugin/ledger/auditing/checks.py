@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from ...money import format_credits, proportional_credits
-from ..entries import CLAW_BACKS, INCOMING, Code, HoldStatus, LotState, may_owe
+from ..entries import CLAW_BACKS, INCOMING, RERATING, Code, HoldStatus, LotState, may_owe
 from ..ids import id_time_ms, key_of_name
 from ..lots import next_expiry_at_ms
 from ..replay import LotReplay, Movement, stored_lots_differ
@@ -43,6 +43,7 @@ def check_account(report: AuditReport, rows: AccountRows) -> None:
     _check_payments(subject, rows)
     _check_origins(subject, rows)
     _check_holds(subject, rows)
+    _check_reratings(subject, rows)
 
 
 def check_past(report: AuditReport, rows: AccountRows, *, as_of_ms: int) -> bool:
@@ -68,6 +69,15 @@ def _check_holds(subject: _Subject, rows: AccountRows) -> None:
             subject.fault(7, "has another request id or price than its transfer", about=about, transfer_id=charged)
         elif charged is not None:
             subject.fault(7, "was charged, but has not ended as settled", about=about, transfer_id=charged)
+
+
+def _check_reratings(subject: _Subject, rows: AccountRows) -> None:
+    """What requests say that they were corrected by is what the corrections moved, where all of those are here."""
+    moved = [event for event in rows.chain.events if (event[5] or "").startswith(RERATING)]
+    taken = sum(-event[2] if event[1] in INCOMING else event[2] for event in moved)
+    if not rows.is_anchored:
+        message = f"its requests say that reratings took {rows.rerated} for them, its transfers say {taken}"
+        subject.compare(taken, rows.rerated, 7, message)
 
 
 class _Subject(NamedTuple):
