@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pluggy
@@ -35,10 +36,12 @@ HostFacts: TypeAlias = Mapping[str, Any] | None
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Measured tokens of one AI request. The five counts are disjoint: together they are all tokens.
+    """Measured tokens of one AI request. The counts are disjoint: together they are all tokens.
 
     ``input`` are prompt tokens that were neither read from nor written to the provider's cache; ``output`` are the
-    visible completion tokens, without ``reasoning``.
+    visible completion tokens, without ``reasoning``. The last five kinds have prices of their own at some providers
+    and cost what the plain kind does elsewhere; ``cache_write_1h`` was written to a cache that lasts an hour.
+    ``tool_calls`` counts calls of tools that the provider runs and charges for, by name (``web_search``).
     """
 
     input: int = 0
@@ -46,18 +49,35 @@ class Usage:
     cache_write: int = 0
     output: int = 0
     reasoning: int = 0
+    audio_input: int = 0
+    audio_cache_read: int = 0
+    cache_write_1h: int = 0
+    audio_output: int = 0
+    image_output: int = 0
+    tool_calls: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name in ("input", "cache_read", "cache_write", "output", "reasoning"):
-            count = getattr(self, name)
-            if type(count) is not int or count < 0:
-                msg = f"usage.{name} must be a whole number of tokens, 0 or more; got {count!r}"
-                raise ValueError(msg)
+        counts = _token_counts(self)
+        numbers = (*counts, *self.tool_calls.values()) if self.tool_calls else counts
+        # One look at all of them: a usage is made with every request.
+        if list(map(type, numbers)).count(int) < len(numbers) or min(numbers) < 0:
+            named = (*zip(USAGE_KINDS, counts, strict=True), *self.tool_calls.items())
+            name, count = next((n, c) for n, c in named if type(c) is not int or c < 0)
+            msg = f"usage.{name} must be a whole number of tokens or calls, 0 or more; got {count!r}"
+            raise ValueError(msg)
 
     @property
     def total_tokens(self) -> int:
         """All tokens of the request."""
-        return self.input + self.cache_read + self.cache_write + self.output + self.reasoning
+        return sum(_token_counts(self))
+
+
+_SPECIAL: Final = "audio_input audio_cache_read cache_write_1h audio_output image_output".split()
+SPECIAL_KINDS: Final = dict(zip(_SPECIAL, "input cache_read cache_write output output".split(), strict=True))
+"""Kinds of tokens that need no price and no column of their own, and the plain kind that they then count as."""
+USAGE_KINDS: Final = (*"input cache_read cache_write output reasoning".split(), *SPECIAL_KINDS)
+"""The names of :class:`Usage`'s token counts, in its order."""
+_token_counts: Final = attrgetter(*USAGE_KINDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .cli import archive, audit, bench, budgets, demo, disputes, events, holds, lots, moving, reconcile, schema
+from .cli import archive, audit, bench, budgets, demo, disputes, events, holds, lots, moving, prices, reconcile, schema
 from .errors import CreditsError
 
 # In the order of `credits --help`.
-GROUPS = (demo, schema, audit, reconcile, lots, budgets, holds, events, disputes, moving, archive, bench)
+GROUPS = (demo, schema, audit, reconcile, lots, budgets, holds, prices, events, disputes, moving, archive, bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

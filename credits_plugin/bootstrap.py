@@ -24,6 +24,7 @@ from .money import credits_to_microcredits
 from .payments.packages import parse_packages
 from .payments.shop import Shop
 from .pricing.price_book import PriceBook
+from .pricing.refresh import PriceRefresher
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,11 @@ class Credits:
             await asyncio.to_thread(self.price_book.warm_up)
             hooks = lambda: self.hooks  # noqa: E731 - the caller comes when the host is ready
             seen = self.metering.observations
-            jobs = Jobs(self.settings, self.writer, self.reads, self.new_id, self.versions, hooks, self.shop, seen)
+            sources = self.settings.settings_file or self.settings.price_data or self.settings.price_updates
+            prices = PriceRefresher(self.settings, self.price_book) if sources else None
+            jobs = Jobs(
+                self.settings, self.writer, self.reads, self.new_id, self.versions, hooks, self.shop, seen, prices
+            )
             self._jobs = asyncio.create_task(jobs.run(), name="credits-jobs")
 
     async def close(self) -> None:
@@ -144,9 +149,7 @@ def build(settings: Settings) -> Credits:
         DatabaseError: the database is unreachable, unsafe, behind this version or ahead of it.
     """
     packages = parse_packages(settings.packages)
-    price_book = PriceBook.from_table(
-        settings.prices, credits_per_usd=settings.credits_per_usd, markup_bps=settings.markup_bps
-    )
+    price_book = PriceBook.from_settings(settings)
     database = open_database(settings.database_url)
     prepare_schema(database)
     new_id = IdMaker()

@@ -1,4 +1,5 @@
-"""What happens on its own: holds and lots expire, ended holds are purged, events are delivered, books are reconciled.
+"""What happens on its own: holds and lots expire, ended holds are purged, events are delivered, books are reconciled,
+prices are followed.
 
 Every host runs these jobs; each is idempotent, so several hosts on one database do no harm.
 """
@@ -32,6 +33,7 @@ from .notify.outbox import due_events, mark_delivered, mark_failed
 from .payments.reconcile import reconcile
 from .payments.reports import last_report
 from .payments.shop import Shop
+from .pricing.refresh import PriceRefresher
 from .settings import Settings, UnknownUsageRule
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Jobs:
     hooks: Callable[[], HookCaller | None]
     shop: Shop | None = None
     observations: Observations = field(default_factory=Observations)
+    prices: PriceRefresher | None = None
     _oldest_open: int = field(default=0, init=False)
     _looks_back_at_ms: int = field(default=0, init=False)
     _exchanged_at_ms: int = field(default=0, init=False)
@@ -68,6 +71,8 @@ class Jobs:
         """Repeat all jobs at their intervals. A job that fails is logged and tried again next time."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sweep())
+            if self.prices is not None:
+                tasks.create_task(self._follow_prices(self.prices))
             if self.shop is not None and self.settings.reconcile_interval_s:
                 tasks.create_task(self._reconcile_now_and_then())
 
@@ -82,6 +87,12 @@ class Jobs:
                 self.exchange_when_due,
             ):
                 await _guarded(job)
+            await asyncio.sleep(self.settings.sweep_interval_s)
+
+    async def _follow_prices(self, prices: PriceRefresher) -> None:
+        """Keep the prices at what their sources say; beside the sweeps, because a fetch may take its time."""
+        while True:
+            await _guarded(partial(asyncio.to_thread, prices.look, at_ms=now_ms()))
             await asyncio.sleep(self.settings.sweep_interval_s)
 
     async def _reconcile_now_and_then(self) -> None:

@@ -164,6 +164,29 @@ class Lot(BaseModel):
         indexes = (SQL("CREATE INDEX lot_account ON lot (account_id, id)"),)
 
 
+class UsageDetail(BaseModel):
+    """What a usage transfer's five columns do not tell: tokens of other kinds, which they include, and tool calls.
+
+    ``detail`` is JSON by the names of :class:`hookspecs.Usage`. Written with its transfer, where there is any.
+    """
+
+    transfer_id = BigIntegerField(primary_key=True)
+    account_id = BigIntegerField()
+    detail = TextField()
+
+
+class ReratedUsage(BaseModel):
+    """A usage transfer that was charged anew: ``corrected`` is all that reratings took (or, below 0, gave) for it.
+
+    ``rerating_id`` is the last of them, an admin action.
+    """
+
+    transfer_id = BigIntegerField(primary_key=True)
+    account_id = BigIntegerField()
+    corrected = BigIntegerField()
+    rerating_id = BigIntegerField()
+
+
 class PriceVersion(BaseModel):
     """A price as it was applied; written once, when it is first used. ``record`` is the JSON that reproduces costs."""
 
@@ -356,6 +379,8 @@ MODELS = (
     Hold,
     Budget,
     Lot,
+    UsageDetail,
+    ReratedUsage,
     PriceVersion,
     Payment,
     Refund,

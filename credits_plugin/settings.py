@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +55,13 @@ class Settings:
     pages_prefix: str = "/credits"
     packages: Sequence[Mapping[str, Any]] = DEFAULT_PACKAGES
     prices: Mapping[str, Any] = field(default_factory=dict)
+    tools: Mapping[str, Any] = field(default_factory=dict)
+    markup: Mapping[str, Any] = field(default_factory=dict)
+    tenants: Mapping[str, Any] = field(default_factory=dict)
+    price_data: str | None = None
+    price_updates: bool = False
+    price_updates_url: str | None = None
+    price_max_factor: int = 3
     credits_per_usd: int = 100
     markup_bps: int = 1_500
     default_max_output_tokens: int = 4_096
@@ -72,6 +79,9 @@ class Settings:
     run_report_days: int = 30
     hosts_secret: str = field(default="", repr=False)
     hosts_listen: str = "127.0.0.1:0"
+    settings_file: str | None = None
+    from_environment: frozenset[str] = frozenset()
+    """Settings that the environment named: the file does not change them."""
 
     def __post_init__(self) -> None:
         _require_url(self.frontend_url, "FRONTEND_URL")
@@ -89,12 +99,20 @@ class Settings:
             if isinstance(value, bool) or not lowest <= value <= highest:
                 msg = f"{name} must be between {lowest} and {highest}; got {value!r}"
                 raise ConfigurationError(msg)
-        for name in ("promotion_codes", "automatic_tax"):
+        for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 msg = f"{name} must be true or false; got {getattr(self, name)!r}"
                 raise ConfigurationError(msg)
+        self._check_price_sources()
         if any(not secret.strip() for secret in self.stripe_webhook_secrets):
             msg = "STRIPE_WEBHOOK_SECRET has an empty entry: anybody can sign with an empty secret; remove it"
+            raise ConfigurationError(msg)
+
+    def _check_price_sources(self) -> None:
+        if self.price_updates_url is not None:
+            _require_url(self.price_updates_url, "price_updates_url")
+        if self.price_updates and self.price_data:
+            msg = "price_updates and price_data both name where price data comes from; set one of them"
             raise ConfigurationError(msg)
 
     @property
@@ -140,6 +158,7 @@ class Settings:
 
 
 _LAST_PORT: Final = 65_535
+_SWITCHES: Final = ("promotion_codes", "automatic_tax", "price_updates")
 _BOUNDS: Final = (
     ("credits_per_usd", 1, 1_000_000),
     ("markup_bps", 0, 100 * BASIS_POINTS),
@@ -152,6 +171,7 @@ _BOUNDS: Final = (
     ("low_balance_credits", 0, 10**12),
     ("run_budget_credits", 0, 10**12),
     ("run_report_days", 1, 10_000),
+    ("price_max_factor", 1, 1_000),
 )
 
 _ENVIRONMENT: Final = {
@@ -177,13 +197,22 @@ _ENVIRONMENT: Final = {
     "CREDITS_RUN_REPORT_DAYS": "run_report_days",
     "CREDITS_PROMOTION_CODES": "promotion_codes",
     "CREDITS_AUTOMATIC_TAX": "automatic_tax",
+    "CREDITS_PRICE_DATA": "price_data",
+    "CREDITS_PRICE_UPDATES": "price_updates",
+    "CREDITS_PRICE_UPDATES_URL": "price_updates_url",
+    "CREDITS_PRICE_MAX_FACTOR": "price_max_factor",
     "CREDITS_HOSTS_SECRET": "hosts_secret",
     "CREDITS_HOSTS_LISTEN": "hosts_listen",
 }
 
 _RULES: Final[Mapping[str, type[StrEnum]]] = {"unknown_usage": UnknownUsageRule, "hold_policy": HoldPolicy}
-
-# What the TOML file may set besides [[packages]] and [prices]; secrets stay in the environment.
+_TABLES: Final = frozenset({"packages", "prices", "tools", "markup", "tenants"})
+PRICE_SETTINGS: Final = tuple(
+    "prices tools markup tenants markup_bps credits_per_usd "
+    "price_data price_updates price_updates_url price_max_factor".split()
+)
+"""What a running host reads anew when its settings file changes."""
+# What the TOML file may set besides its tables; secrets stay in the environment.
 _FILE_KEYS: Final = frozenset(_ENVIRONMENT.values()) - {"stripe_secret_key", "stripe_webhook_secrets", "hosts_secret"}
 
 
@@ -195,15 +224,41 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """
     source = os.environ if environment is None else environment
     values = _read_file(source.get("CREDITS_SETTINGS"))
-    for name, attribute in _ENVIRONMENT.items():
-        if source.get(name, "").strip():
-            values[attribute] = _parse(name, attribute, source[name].strip())
+    named = {attribute: name for name, attribute in _ENVIRONMENT.items() if source.get(name, "").strip()}
+    values |= {attribute: _parse(name, attribute, source[name].strip()) for attribute, name in named.items()}
     if "STRIPE_WEBHOOK_SECRET" in source and not source["STRIPE_WEBHOOK_SECRET"].strip():
         msg = "STRIPE_WEBHOOK_SECRET is empty: anybody can sign with an empty secret; set it or remove the variable"
         raise ConfigurationError(msg)
     if "frontend_url" in values:
         values["frontend_url"] = values["frontend_url"].rstrip("/")
+    values |= {"settings_file": source.get("CREDITS_SETTINGS") or None, "from_environment": frozenset(named)}
     return Settings(**values)
+
+
+def reload_prices(settings: Settings) -> Settings:
+    """Return the settings with the price part of their file as it is now; the environment wins, as before.
+
+    Raises:
+        ConfigurationError: any value of the file is missing or wrong.
+    """
+    if settings.settings_file is None:
+        return settings
+    read = _read_file(settings.settings_file)
+    left_out: dict[str, Any] = {
+        one.name: one.default if one.default_factory is MISSING else {} for one in fields(Settings)
+    }
+    movable = set(PRICE_SETTINGS) - settings.from_environment
+    return replace(settings, **{name: read.get(name, left_out[name]) for name in movable})
+
+
+def with_prices_of(settings: Settings, path: str) -> Settings:
+    """Return the settings with those of the price part that another file states, whatever the environment says.
+
+    Raises:
+        ConfigurationError: any value of the file is wrong.
+    """
+    read = _read_file(path)
+    return replace(settings, **{name: read[name] for name in PRICE_SETTINGS if name in read})
 
 
 def _parse(name: str, attribute: str, text: str) -> Any:
@@ -212,7 +267,7 @@ def _parse(name: str, attribute: str, text: str) -> Any:
             return tuple(secret.strip() for secret in text.split(","))
         case "unknown_usage" | "hold_policy":
             return _parse_rule(_RULES[attribute], name, text)
-        case "promotion_codes" | "automatic_tax":
+        case _ if attribute in _SWITCHES:
             return _parse_switch(name, text)
         case "sweep_interval_s":
             return _parse_number(name, text, float)
@@ -251,14 +306,14 @@ def _read_file(path: str | None) -> dict[str, Any]:
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        msg = f"CREDITS_SETTINGS names {path}, which cannot be read: {error.strerror}"
+        msg = f"the settings file {path} cannot be read: {error.strerror}"
         raise ConfigurationError(msg) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{path} is not valid TOML: {error}"
         raise ConfigurationError(msg) from error
-    unknown = table.keys() - _FILE_KEYS - {"packages", "prices"}
+    unknown = table.keys() - _FILE_KEYS - _TABLES
     if unknown:
-        known = ", ".join(sorted(_FILE_KEYS | {"packages", "prices"}))
+        known = ", ".join(sorted(_FILE_KEYS | _TABLES))
         msg = f"{path} has unknown settings {', '.join(sorted(unknown))}; known are {known}"
         raise ConfigurationError(msg)
     for name, rules in _RULES.items():

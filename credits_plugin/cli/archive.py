@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..money import format_credits
 from ..moving.archiving.rows import FileFormat
 from ..moving.archiving.run import archive_transfers
 from ..moving.archiving.verify import verify_archives
-from .options import add_database, database_url
+from .options import add_database, database_url, time_ms
 
 
 def add_parser(commands: Any) -> None:
@@ -41,7 +40,7 @@ def _archive(options: argparse.Namespace) -> int:
     report = archive_transfers(
         open_database(database_url(options)),
         options.to,
-        before_ms=_time_ms(options.before),
+        before_ms=time_ms(options.before, "--before"),
         at_ms=now_ms(),
         file_format=FileFormat(options.format),
     )
@@ -70,13 +69,3 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"… and {proof.finding_count - len(proof.findings)} more")
     print("clean" if proof.clean else f"{proof.finding_count} findings")
     return 0 if proof.clean else 1
-
-
-def _time_ms(text: str) -> int:
-    """Return a date's midnight, or a time, in Unix milliseconds; UTC unless it says otherwise."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        msg = f"--before must be a date such as 2026-01-01; got {text!r:.40}"
-        raise InvalidValue(msg) from error
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000)

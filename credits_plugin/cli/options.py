@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 
+from ..errors import InvalidValue
 from ..settings import load_settings
 
 
@@ -15,3 +17,17 @@ def add_database(parser: argparse.ArgumentParser) -> None:
 def database_url(options: argparse.Namespace) -> str:
     """What the command line names, else what the settings name."""
     return options.database or load_settings().database_url
+
+
+def time_ms(text: str, option: str) -> int:
+    """Return a date's midnight, or a time, in Unix milliseconds; UTC unless it says otherwise.
+
+    Raises:
+        InvalidValue: it is neither.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        msg = f"{option} must be a date such as 2026-01-01; got {text!r:.40}"
+        raise InvalidValue(msg) from error
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000)

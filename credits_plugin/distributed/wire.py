@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from hookspecs import Usage
+from hookspecs import USAGE_KINDS, Usage
 
 from ..errors import AccountInDebt, CreditsError, DatabaseError, InsufficientCredits
 from ..ledger.budget_entries import BUDGET_COMMANDS, Budgeted, BudgetKind, BudgetPeriod, RemoveBudget, SetBudget
@@ -48,7 +48,7 @@ _COMMANDS: Final[dict[str, Any]] = {kind.__name__: kind for kind in _KINDS} | {
 }
 _ANSWERS: Final = {kind.__name__: kind for kind in (Placed, Extended, Settled, Released, Posted, Budgeted)}
 _NOT_UNDERSTOOD: Final = "not_understood"
-_USAGE: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
+_PLAIN_KINDS: Final = 5
 
 
 class NotUnderstood(ValueError):
@@ -99,7 +99,7 @@ def command_of(message: list[Any]) -> Command:
             values["terms"] = LotTerms(*values["terms"])
         if kind is SetBudget or kind is RemoveBudget:
             values["kind"], values["period"] = BudgetKind(values["kind"]), BudgetPeriod(values["period"])
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         msg = f"unknown values in command {name}: {error}"
         raise NotUnderstood(msg) from error
     command: Command = kind(**values)
@@ -153,7 +153,9 @@ def _subclasses(kind: type[CreditsError]) -> Iterator[type[CreditsError]]:
 def _plain(value: Any) -> Any:
     match value:
         case Usage():
-            return [getattr(value, name) for name in _USAGE]
+            fields = [*(getattr(value, kind) for kind in USAGE_KINDS), dict(value.tool_calls)]
+            # As every version knows it, where it can be said so; a host that knows five kinds alone refuses more.
+            return fields if any(fields[_PLAIN_KINDS:]) else fields[:_PLAIN_KINDS]
         case LotTerms():
             return [value.priority, value.expires_at_ms]
         case _:

@@ -22,6 +22,7 @@ from .ids import id_time_ms
 from .replay import LotReplay, Movement, Share, Use
 from .snapshots import Snapshot, snapshot
 from .store import LOT_COLUMNS
+from .usage_columns import usage_of
 
 _CHUNK: Final = 500
 
@@ -263,7 +264,7 @@ def _usage_rows(rows: Snapshot, account_id: int, ids: list[int]) -> Iterator[Any
 
 def _paid_usage(row: Any, microcredits: int) -> PaidUsage:
     identifier, at_ms, model, reference, *tokens = row
-    return PaidUsage(identifier, at_ms, microcredits, model or "", Usage(*(count or 0 for count in tokens)), reference)
+    return PaidUsage(identifier, at_ms, microcredits, model or "", usage_of(*tokens) or Usage(), reference)
 
 
 def _replay(

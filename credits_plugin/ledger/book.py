@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from hookspecs import Usage
+
 from .budget_entries import BudgetKey, BudgetState
 from .entries import AccountState, HoldState, LotState, TransferValues
+from .usage_columns import split_usage
 
 _MOST_KEPT: Final = 20_000
 EventRow: TypeAlias = tuple[int, int, str, str, int]
@@ -41,6 +44,7 @@ class Book:
     ended_holds: dict[int, HoldState] = field(default_factory=dict)
     deleted_holds: list[int] = field(default_factory=list)
     new_transfers: list[TransferValues] = field(default_factory=list)
+    new_details: list[tuple[int, int, str]] = field(default_factory=list)
     new_lots: dict[int, LotState] = field(default_factory=dict)
     changed_lots: dict[int, LotState] = field(default_factory=dict)
     watched: set[int] = field(default_factory=set)
@@ -52,6 +56,13 @@ class Book:
     removed_budgets: list[int] = field(default_factory=list)
     moved_budgets: set[int] = field(default_factory=set)
     new_events: list[EventRow] = field(default_factory=list)
+
+    def note_detail(self, account_id: int, transfer_id: int, usage: Usage) -> Usage:
+        """Return a usage as a transfer's columns have it, and note what they do not tell, if there is anything."""
+        plain, detail = split_usage(usage)
+        if detail is not None:
+            self.new_details.append((transfer_id, account_id, detail))
+        return plain
 
     def forget_what_may_move(self) -> None:
         """Keep accounts, holds and budgets for the next batch: all that its commands touch day in, day out."""
@@ -75,6 +86,7 @@ class Book:
         self.ended_holds.clear()
         self.deleted_holds.clear()
         self.new_transfers.clear()
+        self.new_details.clear()
         self.new_lots.clear()
         self.changed_lots.clear()
         self.new_budgets.clear()

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from hookspecs import Usage
 
 from .budget_entries import BudgetCommand, Budgeted
+from .usage_columns import usage_of
 
 
 class Code(IntEnum):
@@ -65,6 +66,15 @@ INCOMING: Final = frozenset(
 """Codes that move credits from their system account to the account; all others move them away from it."""
 CLAW_BACKS: Final = frozenset({Code.REFUND, Code.DISPUTE})
 """Codes that may leave an account in debt: the money has already gone back."""
+
+
+RERATING: Final = "rerate:"
+"""How the references of corrections begin that follow from charging usage anew; a rerating's id comes after it."""
+
+
+def may_owe(code: int, reference: str | None) -> bool:
+    """Whether a transfer may take more than there is: the money has gone back, or usage had been charged too little."""
+    return code in CLAW_BACKS or (code == Code.ADJUSTMENT_OUT and (reference or "").startswith(RERATING))
 
 
 OPEN_ENDED_MS: Final = 2**62
@@ -161,9 +171,7 @@ class TransferRow(NamedTuple):
     @property
     def usage(self) -> Usage | None:
         """The measured tokens of a usage transfer."""
-        if self.input is None:
-            return None
-        return Usage(self.input, self.cache_read or 0, self.cache_write or 0, self.output or 0, self.reasoning or 0)
+        return usage_of(self.input, self.cache_read, self.cache_write, self.output, self.reasoning)
 
 
 def chain_hash(

@@ -14,6 +14,7 @@ from .entries import AccountState, HoldState, LotState
 from .store import (
     ACCOUNT_COLUMNS,
     BUDGET_COLUMNS,
+    DETAIL_COLUMNS,
     HOLD_COLUMNS,
     LOT_COLUMNS,
     PUT_EVENT,
@@ -144,6 +145,8 @@ class PostgresqlStore:
                 "bigint bigint bigint bigint int bigint bigint bigint bytea int bigint bigint bigint bigint bigint text"
             )
             self._insert("transfer", TRANSFER_COLUMNS, types, book.new_transfers)
+        if book.new_details:
+            self._insert("usage_detail", DETAIL_COLUMNS, "bigint bigint text", book.new_details)
         if changed := (book.changed_accounts | book.changed_holders) - book.new_accounts.keys():
             self._update(
                 "account",
@@ -157,6 +160,9 @@ class PostgresqlStore:
         if moved := book.moved_expiries - book.new_accounts.keys():
             expiries = [(account_id, book.accounts[account_id].next_expiry_at_ms) for account_id in moved]
             self._update("account", "id next_expiry_at_ms", "bigint bigint", expiries)
+        self._write_lots(book)
+
+    def _write_lots(self, book: Book) -> None:
         if book.new_lots:
             lots = [lot_row(lot) for lot in book.new_lots.values()]
             self._insert("lot", LOT_COLUMNS, "bigint bigint int bigint bigint bigint bigint bigint", lots)

@@ -20,6 +20,7 @@ from .entries import INCOMING, Code, HoldStatus, LotState
 from .ids import id_time_ms
 from .keysets import account_order, listed_accounts, select
 from .lots import attribute_spend, burn_down_order
+from .usage_columns import usage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +177,14 @@ def account_transfers(
     Walks the chain's ``previous_id`` from the account's last transfer, or from the nearest row of the sparse index
     ``transfer_chain`` (one seek and at most 32 steps before the page).
     """
-    sql, parameters = _chain_walk(database, account_id, before_seq=before_seq, limit=limit)
-    return [_transfer_line(row) for row in select(database, sql, parameters)] if sql else []
+    columns = (
+        "id account_id previous_id seq code amount balance_after at_ms reference price_version "
+        "input cache_read cache_write output reasoning"
+    )
+    walk, parameters = chain_walk(database, account_id, columns, before_seq=before_seq, limit=limit)
+    page = f"{walk} SELECT {_TRANSFER} FROM chain t LEFT JOIN price_version p ON p.id = t.price_version"
+    sql = f"{page} WHERE t.seq <= %s ORDER BY t.seq DESC"
+    return [_transfer_line(row) for row in select(database, sql, parameters)] if walk else []
 
 
 def chain_sums(
@@ -298,10 +305,14 @@ def _chain_head(database: peewee.Database, account_id: int) -> tuple[int, int]:
     return (rows[0][0], rows[0][1]) if rows else (0, 0)
 
 
-def _chain_walk(
-    database: peewee.Database, account_id: int, *, before_seq: int | None, limit: int
+def chain_walk(
+    database: peewee.Database, account_id: int, columns: str, *, before_seq: int | None, limit: int
 ) -> tuple[str, list[int]]:
-    """Return the statement of one page and its parameters; an empty one where there is nothing to read."""
+    """Return a CTE ``chain`` of one page with the given columns, ``seq`` among them, and its parameters.
+
+    The last parameter is the page's newest seq, which the statement must keep to; the CTE may begin above it. It is
+    empty where there is nothing to read.
+    """
     head, start = _chain_head(database, account_id)
     newest = head if before_seq is None else min(before_seq - 1, head)
     if newest < 1 or limit < 1:
@@ -310,14 +321,8 @@ def _chain_walk(
     indexed = -(-newest // SPARSE_INDEX_STEP) * SPARSE_INDEX_STEP
     if indexed < head:
         condition, start = _FROM_INDEX, indexed
-    walk = _walk(
-        "id account_id previous_id seq code amount balance_after at_ms reference price_version "
-        "input cache_read cache_write output reasoning",
-        start=condition,
-    )
-    page = f"{walk} SELECT {_TRANSFER} FROM chain t LEFT JOIN price_version p ON p.id = t.price_version"
     oldest = max(newest - limit + 1, 1)
-    return f"{page} WHERE t.seq <= %s ORDER BY t.seq DESC", [account_id, start, account_id, oldest, newest]
+    return _walk(columns, start=condition), [account_id, start, account_id, oldest, newest]
 
 
 def _walk(columns: str, *, start: str) -> str:
@@ -337,9 +342,9 @@ def _balance(row: Sequence[Any]) -> Balance:
 
 
 def _transfer_line(row: Sequence[Any]) -> TransferLine:
-    identifier, seq, number, amount, balance_after, at_ms, reference, model, first, read, written, output, thought = row
-    usage = None if first is None else Usage(first, read or 0, written or 0, output or 0, thought or 0)
+    identifier, seq, number, amount, balance_after, at_ms, reference, model, *tokens = row
     code, sign = _KINDS[number]
+    usage = usage_of(*tokens)
     return TransferLine(identifier, seq, code, sign * amount, balance_after, at_ms, reference, model, usage)
 
 

@@ -148,7 +148,8 @@ def _settle_hold(book: Book, command: SettleHold) -> Settled:
         raise HoldEnded(msg, hold_id=hold_id)
     account = book.accounts[key]
     if amount:
-        append_transfer(book, account, hold_id, _USAGE, amount, at_ms, request_id, version, usage)
+        plain = book.note_detail(key, hold_id, usage)
+        append_transfer(book, account, hold_id, _USAGE, amount, at_ms, request_id, version, plain)
         book.settled[hold_id] = (key, amount)
     if budgets is not None:
         end_in_budgets(book, hold, at_ms=at_ms, spent=amount)

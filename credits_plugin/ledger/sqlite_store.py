@@ -15,6 +15,7 @@ from .entries import AccountState, HoldState, LotState, TransferValues
 from .store import (
     ACCOUNT_COLUMNS,
     BUDGET_COLUMNS,
+    DETAIL_COLUMNS,
     HOLD_COLUMNS,
     LOT_COLUMNS,
     PUT_EVENT,
@@ -126,6 +127,8 @@ class SqliteStore:
         self._write_holds(book)
         if book.new_transfers:
             self._insert_transfers(book.new_transfers)
+        if book.new_details:
+            execute(_insert("usage_detail", DETAIL_COLUMNS, 3), book.new_details)
         self._update_accounts(book)
         if book.new_lots:
             lots = [lot_row(lot) for lot in book.new_lots.values()]

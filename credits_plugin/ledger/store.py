@@ -27,6 +27,7 @@ PUT_EVENT: Final = (
 )
 """Adds an event to the outbox. One that is there under the same id says the same."""
 LOT_COLUMNS: Final = "id, account_id, priority, expires_at_ms, amount, remaining, payment_id, expired"
+DETAIL_COLUMNS: Final = "transfer_id, account_id, detail"
 TRANSFER_COLUMNS: Final = (
     "id, account_id, seq, previous_id, code, amount, balance_after, at_ms, hash, "
     "price_version, input, cache_read, cache_write, output, reasoning, reference"

@@ -12,7 +12,6 @@ from ..money import MAX_AMOUNT, require_amount
 from .book import Book
 from .budget_rules import open_account, require_same_name
 from .entries import (
-    CLAW_BACKS,
     INCOMING,
     AccountState,
     Code,
@@ -22,6 +21,7 @@ from .entries import (
     PostTransfer,
     RollOver,
     link_hash,
+    may_owe,
     pack_link,
 )
 from .ids import companion_id
@@ -47,12 +47,12 @@ def post_transfer(book: Book, command: PostTransfer) -> Posted:
         return _repeat_transfer(book, command.transfer_id, account)
     if command.transfer_id in book.archived:
         raise MaybeArchived(command.transfer_id)
-    incoming = command.code in INCOMING
+    incoming, within = command.code in INCOMING, not may_owe(command.code, command.reference)
     if account is None:
-        if not incoming and command.code not in CLAW_BACKS:
+        if not incoming and within:
             raise InsufficientCredits(command.external_id, needed=command.amount, available=0)
         account = open_account(book, command.account_id, command.external_id, at_ms=command.at_ms)
-    if not incoming and command.code not in CLAW_BACKS and command.amount > account.available:
+    if not incoming and within and command.amount > account.available:
         raise InsufficientCredits(account.external_id, needed=command.amount, available=account.available)
     if incoming and account.balance + command.amount > MAX_AMOUNT:
         msg = f"the balance would exceed {MAX_AMOUNT} microcredits"

@@ -27,7 +27,7 @@ from ..ledger.work import Transaction
 from ..ledger.writer import LedgerWriter
 from ..money import credits_to_microcredits
 from ..notify.outbox import put_event
-from ..pricing.estimate import estimate
+from ..pricing.estimate import bound_with_output, estimate
 from ..pricing.price import Price
 from ..pricing.price_book import PriceBook
 from ..settings import HoldPolicy, Settings
@@ -111,7 +111,7 @@ class Metering:
         """
         price = await self.versions.price_of(hold.price_version)
         tokens = max(min(output_tokens, hold.estimate.max_output_tokens), 0)
-        amount = price.bound_microcredits(input_tokens=hold.estimate.input_tokens, output_tokens=tokens)
+        amount = bound_with_output(hold.estimate, price, tokens)
         now, held = now_ms(), hold.amount_microcredits
         expires_at_ms = now + self.settings.hold_ttl_s * 1_000
         command = ExtendHold(
@@ -135,7 +135,8 @@ class Metering:
         Raises:
             UnknownModel: no price is known.
         """
-        return self.price_book.price_for(request.model, request.provider, at_ms=now_ms())
+        at_ms, payer = now_ms(), request.account_id
+        return self.price_book.price_for(request.model, request.provider, at_ms=at_ms, account_id=payer)
 
     async def _estimate(self, request: AIRequest) -> tuple[Estimate, Price]:
         price = self.price_of(request)

@@ -29,7 +29,10 @@ def usage_to_charge(hold: Hold, outcome: Outcome) -> Usage | None:
         case OutcomeStatus.FAILED_BEFORE_SEND | OutcomeStatus.FAILED_AFTER_SEND:
             return None
         case OutcomeStatus.COMPLETED | OutcomeStatus.ABORTED:
-            streamed = count_text_tokens(outcome.streamed_text, hold.estimate.model) if outcome.streamed_text else 0
-            return Usage(input=hold.estimate.input_tokens, output=min(streamed, hold.estimate.max_output_tokens))
+            expected = hold.estimate
+            audio = min(expected.audio_input_tokens, expected.input_tokens)  # a host's own estimate may be odd
+            streamed = count_text_tokens(outcome.streamed_text, expected.model) if outcome.streamed_text else 0
+            output = min(streamed, expected.max_output_tokens)
+            return Usage(input=expected.input_tokens - audio, audio_input=audio, output=output)
         case _:
             assert_never(outcome.status)

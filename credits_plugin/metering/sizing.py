@@ -7,6 +7,7 @@ from dataclasses import replace
 from hookspecs import AIRequest, Estimate
 
 from ..errors import InvalidValue
+from ..pricing.estimate import affordable_output, bound_with_output
 from ..pricing.price import Price, shown
 
 
@@ -14,8 +15,7 @@ def amount_to_hold(bound: Estimate, price: Price, *, likely_output_tokens: int |
     """Return what to hold: the bound, or what it would be for the likely output where that is less."""
     if likely_output_tokens is None or likely_output_tokens >= bound.max_output_tokens:
         return bound.cost_microcredits
-    likely = price.bound_microcredits(input_tokens=bound.input_tokens, output_tokens=likely_output_tokens)
-    return min(likely, bound.cost_microcredits)
+    return min(bound_with_output(bound, price, likely_output_tokens), bound.cost_microcredits)
 
 
 def least_to_hold(request: AIRequest, bound: Estimate, price: Price) -> int | None:
@@ -30,15 +30,13 @@ def least_to_hold(request: AIRequest, bound: Estimate, price: Price) -> int | No
     if type(least) is not int or least <= 0:
         msg = f"min_output_tokens must be a whole number above 0, or left out; got {shown(least)}"
         raise InvalidValue(msg)
-    least = min(least, bound.max_output_tokens)
-    return price.bound_microcredits(input_tokens=bound.input_tokens, output_tokens=least)
+    return bound_with_output(bound, price, min(least, bound.max_output_tokens))
 
 
 def cut_to(bound: Estimate, price: Price, *, amount: int) -> Estimate:
     """Return the estimate with the largest output that ``amount`` affords, at most its own."""
-    affordable = price.affordable_output_tokens(amount, input_tokens=bound.input_tokens) or 0
     return replace(
         bound,
-        max_output_tokens=min(affordable, bound.max_output_tokens),
+        max_output_tokens=min(affordable_output(bound, price, amount), bound.max_output_tokens),
         cost_microcredits=min(amount, bound.cost_microcredits),
     )

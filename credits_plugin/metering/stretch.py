@@ -11,6 +11,7 @@ from hookspecs import Hold
 
 from ..errors import CreditsError, HoldEnded, UnknownHold
 from ..ledger.ids import now_ms
+from ..pricing.estimate import affordable_output
 from ..pricing.price import Price
 from .gate import Metering
 from .observations import Event
@@ -119,5 +120,4 @@ class Stretch:
         self._is_exhausted = self._covered < wanted
 
     def _covered_by(self, hold: Hold) -> int:
-        input_tokens = hold.estimate.input_tokens
-        return self._price.affordable_output_tokens(hold.amount_microcredits, input_tokens=input_tokens) or 0
+        return affordable_output(hold.estimate, self._price, hold.amount_microcredits)

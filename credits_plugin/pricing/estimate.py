@@ -37,7 +37,24 @@ def estimate(
         model=request.model,
         input_tokens=prompt.total,
         max_output_tokens=limit,
-        cost_microcredits=price.bound_microcredits(input_tokens=prompt.total, output_tokens=limit),
+        cost_microcredits=price.bound_microcredits(
+            input_tokens=prompt.text, audio_input_tokens=prompt.audio, output_tokens=limit
+        ),
         audio_input_tokens=prompt.audio,
         is_exact=prompt.is_exact,
     )
+
+
+def bound_with_output(bound: Estimate, price: Price, output_tokens: int) -> int:
+    """Return what the estimated request can cost at most with so much output, in microcredits."""
+    audio = bound.audio_input_tokens
+    return price.bound_microcredits(
+        input_tokens=bound.input_tokens - audio, audio_input_tokens=audio, output_tokens=output_tokens
+    )
+
+
+def affordable_output(bound: Estimate, price: Price, amount: int) -> int:
+    """Return the largest output of the estimated request that ``amount`` microcredits cover, at least 0."""
+    audio = bound.audio_input_tokens
+    text = bound.input_tokens - audio
+    return price.affordable_output_tokens(amount, input_tokens=text, audio_input_tokens=audio) or 0

@@ -8,22 +8,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from operator import attrgetter
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
-from hookspecs import Usage
+from hookspecs import SPECIAL_KINDS, USAGE_KINDS, Usage
 
 from ..errors import InvalidValue
 from ..money import BASIS_POINTS, MAX_AMOUNT, MICROCREDITS_PER_CREDIT, ceil_div
 
 TOKENS_PER_RATE: Final = 1_000_000
 REQUESTS_PER_RATE: Final = 1_000_000
-KINDS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
+CALLS_PER_RATE: Final = 1_000_000
+KINDS: Final = USAGE_KINDS
 
-_RECORD_FORMAT: Final = 1
+_PLAIN_RECORD: Final = 1
+_FULL_RECORD: Final = 2
+_PLAIN_KINDS: Final = len(KINDS) - len(SPECIAL_KINDS)
 # Any real rate is far below; a stored record beyond it is damaged.
 _MAX_RATE: Final = 10**30
 _DIVISOR: Final = TOKENS_PER_RATE * BASIS_POINTS
 _INTEGER_FIELDS: Final = ("request_rate", "markup_bps")
+_EachKind: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int]
 
 
 def rate_from_usd(usd_per_million: Decimal, credits_per_usd: int) -> int:
@@ -36,6 +40,8 @@ def rate_from_usd(usd_per_million: Decimal, credits_per_usd: int) -> int:
 class Rates:
     """Microcredits per million tokens of each kind, before markup.
 
+    A kind of ``SPECIAL_KINDS`` that costs the same as its plain kind is None, stated or not: equal rates are equal.
+
     Raises:
         InvalidValue: a rate is negative, absurdly large or no whole number.
     """
@@ -45,20 +51,45 @@ class Rates:
     cache_write: int
     output: int
     reasoning: int
+    audio_input: int | None = None
+    audio_cache_read: int | None = None
+    cache_write_1h: int | None = None
+    audio_output: int | None = None
+    image_output: int | None = None
+    each: _EachKind = field(init=False, repr=False, compare=False)
+    """The rate of every kind, in the order of ``KINDS``."""
 
     def __post_init__(self) -> None:
         for kind in KINDS:
-            _require_count(getattr(self, kind), f"rate of {kind}", _MAX_RATE)
+            if kind not in SPECIAL_KINDS or getattr(self, kind) is not None:
+                _require_count(getattr(self, kind), f"rate of {kind}", _MAX_RATE)
+        for kind, plain in SPECIAL_KINDS.items():
+            if getattr(self, kind) == getattr(self, plain):
+                object.__setattr__(self, kind, None)
+        stated = ((getattr(self, kind), SPECIAL_KINDS.get(kind)) for kind in KINDS)
+        object.__setattr__(
+            self, "each", tuple(getattr(self, plain or "") if rate is None else rate for rate, plain in stated)
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the five plain kinds say it all."""
+        return all(getattr(self, kind) is None for kind in SPECIAL_KINDS)
 
     @property
     def highest_input(self) -> int:
-        """The dearest way to be charged for a prompt token."""
+        """The dearest way to be charged for a prompt token of text, but for writing it to an hour's cache."""
         return max(self.input, self.cache_read, self.cache_write)
 
     @property
+    def highest_audio_input(self) -> int:
+        """The dearest way to be charged for a prompt token of audio."""
+        return max(self.each[5], self.each[6])
+
+    @property
     def highest_output(self) -> int:
-        """The dearest way to be charged for a completion token."""
-        return max(self.output, self.reasoning)
+        """The dearest way to be charged for a completion token, whatever it is a token of."""
+        return max(self.output, self.reasoning, self.each[8], self.each[9])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +110,9 @@ class Price:
     ``model`` is the name of the price, not of the request: a model's canonical id, or the pattern of the override that
     answered, so that names invented by callers cannot make new prices. ``tiers`` follow the rule of the providers and
     of genai-prices: the highest tier whose threshold the prompt exceeds prices *all* tokens, not only those above it.
-    ``request_rate`` is a fee per request in microcredits per million requests. The two limits do not affect the cost.
+    ``request_rate`` is a fee per request in microcredits per million requests, ``tools`` are those per million calls of
+    tools that the provider runs, sorted by name; a tool that is not there costs nothing. The two limits do not affect
+    the cost.
     """
 
     provider: str
@@ -88,21 +121,24 @@ class Price:
     markup_bps: int
     tiers: tuple[Tier, ...] = ()
     request_rate: int = 0
+    tools: tuple[tuple[str, int], ...] = ()
     max_output_tokens: int | None = field(default=None, compare=False)
     context_window: int | None = field(default=None, compare=False)
     _factor: int = field(init=False, repr=False, compare=False)
-    _plain: tuple[int, int, int, int, int] = field(init=False, repr=False, compare=False)
+    _plain: _EachKind = field(init=False, repr=False, compare=False)
     _digest: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in _INTEGER_FIELDS:
             _require_count(getattr(self, name), name, _MAX_RATE)
+        for tool, rate in self.tools:
+            _require_count(rate, f"rate of tool {tool:.40}", _MAX_RATE)
         thresholds = [tier.above_input_tokens for tier in self.tiers]
         if thresholds != sorted(set(thresholds)):
             msg = f"tiers of {self.model} must have rising thresholds; got {thresholds}"
             raise InvalidValue(msg)
         object.__setattr__(self, "_factor", BASIS_POINTS + self.markup_bps)
-        object.__setattr__(self, "_plain", _as_tuple(self.rates))
+        object.__setattr__(self, "_plain", self.rates.each)
         canonical = json.dumps(self.to_record(), sort_keys=True, separators=(",", ":"))
         object.__setattr__(self, "_digest", hashlib.sha256(canonical.encode()).hexdigest())
 
@@ -112,8 +148,9 @@ class Price:
         Raises:
             InvalidValue: a token count or the cost exceeds ``MAX_AMOUNT``; nothing that large can be stored.
         """
-        input_, read, write, output, reasoning = _counts_of(usage)
-        rates = self._plain if not self.tiers else _as_tuple(self.rates_at(input_ + read + write))
+        input_, read, write, output, reasoning, audio, audio_read, write_1h, audio_out, image_out = _counts_of(usage)
+        prompt = input_ + read + write + audio + audio_read + write_1h
+        rates = self._plain if not self.tiers else self.rates_at(prompt).each
         weighted = (
             input_ * rates[0]
             + read * rates[1]
@@ -122,26 +159,47 @@ class Price:
             + reasoning * rates[4]
             + self.request_rate
         )
+        special = audio | audio_read | write_1h | audio_out | image_out
+        if special:
+            counts = (audio, audio_read, write_1h, audio_out, image_out)
+            weighted += sum(map(int.__mul__, counts, rates[_PLAIN_KINDS:]))
+        if usage.tool_calls:
+            weighted += self._tool_fees(usage.tool_calls)
         cost: int = -(-weighted * self._factor // _DIVISOR)
-        if cost > MAX_AMOUNT or (input_ | read | write | output | reasoning) >= MAX_AMOUNT:
+        if cost > MAX_AMOUNT or (input_ | read | write | output | reasoning | special) >= MAX_AMOUNT:
             msg = f"usage of {self.model} is too large to be charged"
             raise InvalidValue(msg, model=self.model)
         return cost
 
-    def bound_microcredits(self, *, input_tokens: int, output_tokens: int) -> int:
-        """Return the highest cost of any usage with at most so many prompt and completion tokens.
+    def bound_microcredits(
+        self,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        audio_input_tokens: int = 0,
+        tool_calls: Mapping[str, int] | None = None,
+    ) -> int:
+        """Return the highest cost of any usage with at most so many prompt and completion tokens and tool calls.
 
-        Every prompt token is taken at its dearest kind, and the tier that makes the request dearest is assumed among
-        those that a prompt of at most ``input_tokens`` can reach.
+        ``audio_input_tokens`` of the prompt are beside its ``input_tokens``. Every prompt token is taken at its dearest
+        kind, and the tier that makes the request dearest is assumed among those that so long a prompt can reach. What
+        is written to an hour's cache, at a price of its own, is not among those kinds: it may cost more.
 
         Raises:
             InvalidValue: a count is negative or no whole number, or the bound exceeds ``MAX_AMOUNT``.
         """
         _require_count(input_tokens, "input_tokens")
         _require_count(output_tokens, "output_tokens")
-        weighted = self.request_rate + max(
-            min(input_tokens, longest) * rates.highest_input + output_tokens * rates.highest_output
-            for rates, longest in self._reachable(input_tokens)
+        _require_count(audio_input_tokens, "audio_input_tokens")
+        for tool, count in (tool_calls or {}).items():
+            _require_count(count, f"calls of {tool:.40}")
+        weighted = (
+            self.request_rate
+            + self._tool_fees(tool_calls or {})
+            + max(
+                _dearest_prompt(rates, longest, input_tokens, audio_input_tokens) + output_tokens * rates.highest_output
+                for rates, longest in self._reachable(input_tokens + audio_input_tokens)
+            )
         )
         bound = ceil_div(weighted * self._factor, _DIVISOR)
         if bound > MAX_AMOUNT:
@@ -149,7 +207,7 @@ class Price:
             raise InvalidValue(msg, model=self.model)
         return bound
 
-    def affordable_output_tokens(self, amount: int, *, input_tokens: int) -> int | None:
+    def affordable_output_tokens(self, amount: int, *, input_tokens: int, audio_input_tokens: int = 0) -> int | None:
         """Return the most completion tokens whose bound with so many prompt tokens is at most ``amount`` microcredits.
 
         The inverse of :meth:`bound_microcredits`: None where ``amount`` does not cover the prompt, and at most
@@ -160,10 +218,11 @@ class Price:
         """
         _require_count(amount, "amount")
         _require_count(input_tokens, "input_tokens")
+        _require_count(audio_input_tokens, "audio_input_tokens")
         left = amount * _DIVISOR // self._factor - self.request_rate
         affordable = MAX_AMOUNT
-        for rates, longest in self._reachable(input_tokens):
-            for_output = left - min(input_tokens, longest) * rates.highest_input
+        for rates, longest in self._reachable(input_tokens + audio_input_tokens):
+            for_output = left - _dearest_prompt(rates, longest, input_tokens, audio_input_tokens)
             if for_output < 0:
                 return None
             if rates.highest_output:
@@ -178,25 +237,31 @@ class Price:
         return self.rates
 
     def is_free(self) -> bool:
-        """Whether no usage ever costs anything."""
+        """Whether no tokens ever cost anything, nor the request itself; tool calls may."""
         every = (self.rates, *(tier.rates for tier in self.tiers))
-        return not self.request_rate and not any(any(_as_tuple(rates)) for rates in every)
+        return not self.request_rate and not any(any(rates.each) for rates in every)
 
     def digest(self) -> str:
         """Return 64 hex digits over everything that identifies the price or affects a cost; stable for ever."""
         return self._digest
 
     def to_record(self) -> dict[str, Any]:
-        """Return a JSON-able dict of strings and integers from which :meth:`from_record` makes an equal price."""
-        return {
-            "format": _RECORD_FORMAT,
+        """Return a JSON-able dict of strings and integers from which :meth:`from_record` makes an equal price.
+
+        A price that states nothing beyond the five plain kinds has the first format, so its digest stays what it was.
+        """
+        is_plain = not self.tools and all(rates.is_plain for rates in (self.rates, *(t.rates for t in self.tiers)))
+        kinds = _PLAIN_KINDS if is_plain else len(KINDS)
+        record = {
+            "format": _PLAIN_RECORD if is_plain else _FULL_RECORD,
             "provider": self.provider,
             "model": self.model,
-            "rates": list(_as_tuple(self.rates)),
-            "tiers": [[tier.above_input_tokens, *_as_tuple(tier.rates)] for tier in self.tiers],
+            "rates": list(self.rates.each[:kinds]),
+            "tiers": [[tier.above_input_tokens, *tier.rates.each[:kinds]] for tier in self.tiers],
             "request_rate": self.request_rate,
             "markup_bps": self.markup_bps,
         }
+        return record if is_plain else record | {"tools": dict(self.tools)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -205,10 +270,11 @@ class Price:
         Raises:
             InvalidValue: the record is incomplete or was written by a newer version.
         """
-        if record.get("format") != _RECORD_FORMAT:
-            msg = f"price record has format {record.get('format')!r}, this version reads {_RECORD_FORMAT}; upgrade"
+        if record.get("format") not in {_PLAIN_RECORD, _FULL_RECORD}:
+            msg = f"price record has format {record.get('format')!r}, this version reads up to {_FULL_RECORD}; upgrade"
             raise InvalidValue(msg)
         try:
+            tools = record["tools"] if record["format"] == _FULL_RECORD else {}
             return cls(
                 provider=record["provider"],
                 model=record["model"],
@@ -216,10 +282,14 @@ class Price:
                 markup_bps=record["markup_bps"],
                 tiers=tuple(Tier(above, Rates(*rates)) for above, *rates in record["tiers"]),
                 request_rate=record["request_rate"],
+                tools=tuple(sorted(tools.items())),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             msg = f"price record is damaged: {error!r}"
             raise InvalidValue(msg) from error
+
+    def _tool_fees(self, calls: Mapping[str, int]) -> int:
+        return sum(calls.get(tool, 0) * rate for tool, rate in self.tools)
 
     def _reachable(self, input_tokens: int) -> Iterator[tuple[Rates, int]]:
         # Each set of rates with the longest prompt it applies to, up to the tier that input_tokens itself reaches.
@@ -232,7 +302,7 @@ class Price:
         yield rates, input_tokens
 
 
-# One C call instead of five attribute look-ups: this runs on every settle.
+# One C call instead of ten attribute look-ups: this runs on every settle.
 _counts_of: Final = attrgetter(*KINDS)
 
 
@@ -241,8 +311,13 @@ def shown(value: object) -> str:
     return f"{value!r:.40}" if type(value) is not int or abs(value) < _MAX_RATE else "a far larger one"
 
 
-def _as_tuple(rates: Rates) -> tuple[int, int, int, int, int]:
-    return rates.input, rates.cache_read, rates.cache_write, rates.output, rates.reasoning
+def _dearest_prompt(rates: Rates, longest: int, text: int, audio: int) -> int:
+    """Return the most that ``text`` and ``audio`` tokens can cost in a prompt of at most ``longest`` tokens."""
+    (dearer, first), (cheaper, second) = sorted(
+        ((rates.highest_input, text), (rates.highest_audio_input, audio)), reverse=True
+    )
+    first = min(first, longest)
+    return first * dearer + min(second, longest - first) * cheaper
 
 
 def _require_count(value: object, what: str, highest: int = MAX_AMOUNT) -> None:

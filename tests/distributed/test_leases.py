@@ -173,11 +173,22 @@ def test_a_command_survives_the_wire(command):
         command_message(1, RollOver(KEY, 1, 2, 3, None))[:-1],
         [1, "PostTransfer", KEY, "anna", 2, 99, 5, 6, None, None, [0, None]],
         [1, "PostTransfer", KEY, "anna", 2, Code.PROMOTION, 5, 6, None, None, [0, None, "a term of the next version"]],
-        [1, "SettleHold", KEY, 1, 2, 3, [1, 2, 3, 4, 5, 6, 7, 8, 9]],
+        [1, "SettleHold", KEY, 1, 2, 3, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, {}, 12]],
+        [1, "SettleHold", KEY, 1, 2, 3, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]],
         [1, "PlaceHold", KEY, "anna", 1, 5, 2, 3, 1, 1, None, None],
         [1, "SetBudget", KEY, "anna", 1, "planet", "k", "day", 5, 2],
     ],
-    ids=["command", "more fields", "fewer fields", "code", "terms", "usage", "no key or member", "budget"],
+    ids=[
+        "command",
+        "more fields",
+        "fewer fields",
+        "code",
+        "terms",
+        "usage",
+        "tool calls",
+        "no key or member",
+        "budget",
+    ],
 )
 def test_a_command_of_another_version_is_an_error_that_says_so(message):
     with pytest.raises(NotUnderstood, match="unknown"):

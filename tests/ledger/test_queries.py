@@ -92,18 +92,26 @@ def test_pages_of_a_chain_at_every_depth_equal_the_chain(writer: LedgerWriter, d
     assert queries.account_transfers(database.reader, key, limit=0) == []
 
 
+def page_statement(database: Database, *, before_seq: int | None) -> tuple[str, list[int]]:
+    columns = "id account_id previous_id seq"
+    walk, parameters = queries.chain_walk(
+        database.reader, account_key("anna"), columns, before_seq=before_seq, limit=10
+    )
+    return f"{walk} SELECT * FROM chain WHERE seq <= %s ORDER BY seq DESC", parameters
+
+
 def test_a_deep_page_stands_on_the_sparse_index(database: Database, writer: LedgerWriter):
     if database.path is None:
         pytest.skip("PostgreSQL plans small tables as scans; the statement is the same")
     writer.execute_sync(grant("anna", 10_000))
     spend_many(writer, "anna", 200)
-    sql, parameters = queries._chain_walk(database.reader, account_key("anna"), before_seq=60, limit=10)
+    sql, parameters = page_statement(database, before_seq=60)
     assert parameters[1] == 64
     explained = plan(database, sql, parameters)
     assert "SEARCH link USING INDEX transfer_chain (account_id=? AND seq=?)" in explained
     assert "SEARCH link USING INTEGER PRIMARY KEY (rowid=?)" in explained
     assert "SCAN link" not in explained
-    newest, parameters = queries._chain_walk(database.reader, account_key("anna"), before_seq=None, limit=10)
+    newest, parameters = page_statement(database, before_seq=None)
     assert "transfer_chain" not in plan(database, newest, parameters)
     assert "SCAN link" not in plan(database, newest, parameters)
 
@@ -113,7 +121,7 @@ def test_postgresql_can_use_the_sparse_index_for_the_same_statement(database: Da
         pytest.skip("SQLite has its own test")
     writer.execute_sync(grant("anna", 10_000))
     spend_many(writer, "anna", 100)
-    sql, parameters = queries._chain_walk(database.reader, account_key("anna"), before_seq=60, limit=10)
+    sql, parameters = page_statement(database, before_seq=60)
     database.reader.execute_sql("SET enable_seqscan = off")
     explained = "\n".join(row[0] for row in database.reader.execute_sql("EXPLAIN " + sql, parameters).fetchall())
     assert "Index Scan using transfer_chain on transfer" in explained

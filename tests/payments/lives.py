@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from credits_plugin.database import Dialect, Reads, open_database
+from credits_plugin.database import Database, Dialect, Reads, open_database
 from credits_plugin.gateways.stripe_api import StripeGateway
 from credits_plugin.ledger.ids import IdMaker
 from credits_plugin.ledger.writer import LedgerWriter
@@ -91,35 +91,42 @@ for _name, _method in inspect.getmembers(PaymentGateway, inspect.iscoroutinefunc
         setattr(MortalGateway, _name, _mortal(_name))
 
 
+def make_mortal(opened: Database, death: Death) -> list[Any]:
+    """Let every connection of a database die with ``death``; returns the list that they are added to."""
+    connections: list[Any] = []
+    for database in (opened.primary, opened.reader):
+        _make_mortal(database, opened.dialect, death, connections)
+    return connections
+
+
+def _make_mortal(database: Any, dialect: Dialect, death: Death, connections: list[Any]) -> None:
+    connect = database._connect
+    if dialect is Dialect.SQLITE:
+        database.connect_params |= {"factory": SqliteConnection, "check_same_thread": False}
+
+    def connect_mortal() -> Any:
+        connection = connect()
+        connection.death = death
+        if isinstance(connection, psycopg.Connection):
+            connection.cursor_factory = PostgresqlCursor
+        connections.append(connection)
+        return connection
+
+    database._connect = connect_mortal
+
+
 class Life:
     """One host's process from start to end, as an async context with its shop."""
 
     def __init__(self, database_url: str, shop: Shop, *, dies_at: int | None) -> None:
         self.death = Death(dies_at)
         self._database = open_database(database_url)
-        self._connections: list[Any] = []
-        for database in (self._database.primary, self._database.reader):
-            self._make_mortal(database)
+        self._connections = make_mortal(self._database, self.death)
         new_id = IdMaker()
         self._writer, self._reads = LedgerWriter(self._database, new_id=new_id), Reads(self._database, threads=1)
         gateway = MortalGateway(shop.settings.stripe_secret_key, api_base=shop.settings.stripe_api_base)
         gateway.death = self.death
         self.shop = replace(shop, writer=self._writer, reads=self._reads, new_id=new_id, gateway=gateway)
-
-    def _make_mortal(self, database: Any) -> None:
-        connect = database._connect
-        if self._database.dialect is Dialect.SQLITE:
-            database.connect_params |= {"factory": SqliteConnection, "check_same_thread": False}
-
-        def connect_mortal() -> Any:
-            connection = connect()
-            connection.death = self.death
-            if isinstance(connection, psycopg.Connection):
-                connection.cursor_factory = PostgresqlCursor
-            self._connections.append(connection)
-            return connection
-
-        database._connect = connect_mortal
 
     async def __aenter__(self) -> Shop:
         self._writer.start()

@@ -58,7 +58,7 @@ def test_a_trailing_star_is_a_prefix_and_a_lone_star_the_fallback():
 
 
 def test_an_override_becomes_a_price_in_microcredits():
-    price = parse(EXAMPLE).prices[0].to_price(credits_per_usd=100, markup_bps=1_500)
+    price = parse(EXAMPLE).prices[0].to_price(credits_per_usd=100, markup_bps=2_000)
     usage = Usage(1_000_000, 1_000_000, 1_000_000, 1_000_000, 1_000_000)
     usd = Decimal("0.15") + Decimal("0.075") + Decimal("0.1875") + Decimal("0.60") + Decimal("0.70") + Decimal("0.005")
     assert price.cost_microcredits(usage) == usd * Decimal("1.2") * 100 * 1_000_000
@@ -143,3 +143,85 @@ def test_a_value_instead_of_a_table_is_refused():
 def test_two_names_that_differ_in_case_only_are_refused():
     with pytest.raises(ConfigurationError, match="there twice"):
         parse('[prices.M]\ninput = "1"\noutput = "1"\n[prices.m]\ninput = "2"\noutput = "2"')
+
+
+DATED = """
+[prices.m]
+input = "1"
+output = "2"
+
+[[prices.m.changes]]
+effective_from = 2027-01-01T00:00:00Z
+input = "5"
+output = "6"
+markup_bps = 0
+tools = {web_search = "0.5"}
+
+[[prices.m.changes]]
+effective_from = 2026-12-01T02:00:00+02:00
+input = "3"
+output = "4"
+"""
+DECEMBER, JANUARY = 1_796_083_200_000, 1_798_761_600_000
+
+
+def test_a_price_changes_on_its_dates_whatever_their_order_in_the_file():
+    override = parse(DATED).prices[0]
+    prices = [override.at(at).input for at in (0, DECEMBER - 1, DECEMBER, JANUARY - 1, JANUARY, 2 * JANUARY)]
+    assert prices == [1, 1, 3, 3, 5, 5]
+    assert (override.at(JANUARY).markup_bps, override.at(DECEMBER).markup_bps) == (0, None)
+    assert override.at(JANUARY).to_price(credits_per_usd=100, markup_bps=0).tools == (
+        ("web_search", 50_000_000_000_000),
+    )
+
+
+def test_a_model_with_changes_alone_has_no_price_of_its_own_before_them():
+    override = parse("\n".join(DATED.splitlines()[5:])).prices[0]
+    assert override.at(DECEMBER - 1) is None
+    assert [override.at(at).input for at in (DECEMBER, JANUARY)] == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("date", "message"),
+    [
+        ("2026-12-01T00:00:00", "with its zone"),
+        ("2026-12-01", "with its zone"),
+        ('"2026-12-01T00:00:00Z"', "without quotes"),
+        ("2026-12-01T00:07:00Z", "quarter of an hour"),
+        ("1960-12-01T00:00:00Z", "with its zone"),
+    ],
+)
+def test_a_date_that_is_none_is_refused_and_says_what_to_write(date: str, message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        parse(f'[[prices.m.changes]]\neffective_from = {date}\ninput = "1"\noutput = "1"')
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('[[prices.m.changes]]\ninput = "1"\noutput = "1"', "effective_from is None"),
+        ('[[prices.m.changes]]\neffective_from = 2026-12-01T00:00:00Z\ninput = "1"', "lacks output"),
+        ('[prices.m.changes]\ninput = "1"', "must be a list of tables"),
+        ('[[prices.m.changes]]\neffective_from = 2026-12-01T00:00:00Z\ninput = "1"\noutput = "1"\n' * 2, "same time"),
+        ('[prices.m]\ninput = "1"\noutput = "1"\ntools = 5', "tools must be a table"),
+        ('[prices.m]\ninput = "1"\noutput = "1"\n[prices.m.tools]\nweb_search = 0.01', "a float is not exact"),
+    ],
+)
+def test_a_change_or_a_tool_that_is_wrong_is_refused(toml: str, message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        parse(toml)
+
+
+def test_special_kinds_and_tools_may_be_priced():
+    toml = '[prices.m]\ninput = "1"\noutput = "2"\naudio_input = "4"\nimage_output = "9"\ntools = {web_search = "0.01"}'
+    price = (
+        parse(toml)
+        .prices[0]
+        .to_price(
+            credits_per_usd=100, markup_bps=0, tools=(("file_search", Decimal("0.1")), ("web_search", Decimal(7)))
+        )
+    )
+    assert price.cost_microcredits(Usage(audio_input=10**6, image_output=10**6)) == 13 * 100_000_000
+    assert price.cost_microcredits(Usage(audio_cache_read=1, audio_output=1)) == 300
+    assert price.cost_microcredits(Usage(tool_calls={"web_search": 1})) == 1_000_000  # its own, not the general one
+    assert price.cost_microcredits(Usage(tool_calls={"file_search": 1})) == 10_000_000

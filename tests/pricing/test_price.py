@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -27,7 +28,10 @@ TIERED = Price(
     ),
 )
 
-rates = st.builds(Rates, *[st.integers(0, 10**12)] * 5)
+rates = st.builds(Rates, *[st.integers(0, 10**12)] * 5, *[st.none() | st.integers(0, 10**12)] * 5)
+tools = st.dictionaries(st.sampled_from(["web_search", "file_search"]), st.integers(0, 10**15)).map(
+    lambda stated: tuple(sorted(stated.items()))
+)
 tiers = st.lists(st.tuples(st.integers(0, 2_000), rates), max_size=3, unique_by=lambda item: item[0]).map(
     lambda items: tuple(Tier(above, of) for above, of in sorted(items, key=lambda item: item[0]))
 )
@@ -39,9 +43,10 @@ prices = st.builds(
     markup_bps=st.integers(0, 100_000),
     tiers=tiers,
     request_rate=st.integers(0, 10**13),
+    tools=tools,
 )
 counts = st.integers(0, 3_000)
-usages = st.builds(Usage, counts, counts, counts, counts, counts)
+usages = st.builds(Usage, *[counts] * 10, st.fixed_dictionaries({"web_search": st.integers(0, 9), "other": counts}))
 
 
 def test_cost_is_the_sum_over_all_kinds_plus_markup():
@@ -58,6 +63,39 @@ def test_rounding_happens_once_for_the_whole_request():
     price = Price("p", "m", Rates(*[500_000] * 5), markup_bps=0)  # half a microcredit a token
     assert price.cost_microcredits(Usage(1, 1, 1, 1, 1)) == 3
     assert sum(price.cost_microcredits(u) for u in (Usage(1), Usage(0, 1), Usage(output=1))) == 3
+
+
+SPECIAL = Price(
+    "p",
+    "special",
+    Rates(100, 10, 125, 400, 500, 1_000, 150, 200, 2_000, 3_000),
+    markup_bps=0,
+    tools=(("file_search", 2_500 * 1_000_000), ("web_search", 10_000 * 1_000_000)),
+)
+
+
+def test_audio_images_and_a_lasting_cache_cost_their_own_rates():
+    usage = Usage(audio_input=10**6, audio_cache_read=10**6, cache_write_1h=10**6, audio_output=10**6)
+    assert SPECIAL.cost_microcredits(usage) == 1_000 + 150 + 200 + 2_000
+    assert SPECIAL.cost_microcredits(Usage(input=10**6, output=10**6, image_output=10**6)) == 100 + 400 + 3_000
+
+
+def test_special_kinds_cost_what_the_plain_kind_does_where_a_price_states_none():
+    usage = Usage(audio_input=1, audio_cache_read=2, cache_write_1h=3, audio_output=4, image_output=5)
+    assert PLAIN.cost_microcredits(usage) == PLAIN.cost_microcredits(Usage(1, 2, 3, 9, 0))
+    assert replace(PLAIN.rates, audio_input=PLAIN.rates.input) == PLAIN.rates
+
+
+def test_each_tool_call_costs_its_fee_and_a_tool_without_one_nothing():
+    assert SPECIAL.cost_microcredits(Usage(tool_calls={"web_search": 2, "file_search": 1, "other": 7})) == 22_500
+    assert SPECIAL.bound_microcredits(input_tokens=0, output_tokens=0, tool_calls={"web_search": 2}) == 20_000
+    with pytest.raises(InvalidValue, match="calls of web_search must be a whole number"):
+        SPECIAL.bound_microcredits(input_tokens=0, output_tokens=0, tool_calls={"web_search": -1})
+
+
+def test_audio_and_lasting_cache_tokens_count_towards_the_tier():
+    assert TIERED.cost_microcredits(Usage(input=1, audio_input=100_000, cache_write_1h=100_000)) == 200_001 * 200
+    assert TIERED.bound_microcredits(input_tokens=100_000, output_tokens=0, audio_input_tokens=100_001) == 200_001 * 200
 
 
 def test_no_usage_costs_only_the_fee_per_request():
@@ -86,6 +124,15 @@ def test_a_million_million_tokens_are_charged_without_overflow():
 def test_a_usage_that_does_not_fit_the_database_is_refused(usage):
     with pytest.raises(InvalidValue, match="too large"):
         PLAIN.cost_microcredits(usage)
+
+
+@pytest.mark.parametrize("kind", ["audio_input", "audio_cache_read", "cache_write_1h", "audio_output", "image_output"])
+def test_a_special_count_that_does_not_fit_the_database_is_refused_even_if_it_is_free(kind):
+    free = Price("p", "free", Rates(0, 0, 0, 0, 0), markup_bps=0)
+    assert free.is_free()
+    with pytest.raises(InvalidValue, match="too large"):
+        free.cost_microcredits(Usage(**{kind: 2**62}))
+    assert not Price("p", "m", Rates(0, 0, 0, 0, 0, **{kind: 1}), markup_bps=0).is_free()
 
 
 def test_a_token_count_that_does_not_fit_the_database_is_refused_even_if_it_is_free():
@@ -119,11 +166,36 @@ def test_tiers_must_rise(thresholds):
 @settings(max_examples=300, deadline=None)
 @given(prices, usages, st.integers(0, 500), st.integers(0, 500))
 def test_no_usage_within_the_counts_costs_more_than_the_bound(price, usage, spare_input, spare_output):
+    usage = replace(usage, cache_write_1h=0)  # the one kind that no bound covers
     bound = price.bound_microcredits(
         input_tokens=usage.input + usage.cache_read + usage.cache_write + spare_input,
-        output_tokens=usage.output + usage.reasoning + spare_output,
+        output_tokens=usage.output + usage.reasoning + usage.audio_output + usage.image_output + spare_output,
+        audio_input_tokens=usage.audio_input + usage.audio_cache_read,
+        tool_calls=usage.tool_calls,
     )
     assert price.cost_microcredits(usage) <= bound
+
+
+@settings(max_examples=300, deadline=None)
+@given(prices, counts, counts)
+def test_the_bound_of_a_prompt_with_audio_is_reached_by_some_usage(price, input_tokens, audio_tokens):
+    prompt = input_tokens + audio_tokens
+    lengths = {prompt, *(t.above_input_tokens for t in price.tiers if t.above_input_tokens <= prompt)}
+    dearest = max(
+        price.cost_microcredits(Usage(**{kind: text, audio_kind: audio}, tool_calls={"web_search": 2}))
+        for length in lengths
+        for text, audio in (
+            (min(input_tokens, length), max(length - input_tokens, 0)),
+            (max(length - audio_tokens, 0), min(audio_tokens, length)),
+        )
+        for kind in ("input", "cache_read", "cache_write")
+        for audio_kind in ("audio_input", "audio_cache_read")
+    )
+    calls = {"web_search": 2}
+    bound = price.bound_microcredits(
+        input_tokens=input_tokens, output_tokens=0, audio_input_tokens=audio_tokens, tool_calls=calls
+    )
+    assert bound == dearest
 
 
 @settings(max_examples=300, deadline=None)
@@ -134,7 +206,7 @@ def test_the_bound_is_reached_by_some_usage_within_the_counts(price, input_token
         price.cost_microcredits(Usage(**{kind: length}, **{output_kind: output_tokens}))
         for length in lengths
         for kind in ("input", "cache_read", "cache_write")
-        for output_kind in ("output", "reasoning")
+        for output_kind in ("output", "reasoning", "audio_output", "image_output")
     )
     assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=output_tokens) == dearest
 
@@ -167,12 +239,34 @@ def test_the_digest_is_the_same_on_every_machine_and_version():
         {"markup_bps": 1_501},
         {"tiers": (Tier(10, PLAIN.rates),)},
         {"request_rate": 1},
+        {"tools": (("web_search", 1),)},
+        {"tools": (("web_search", 0),)},
+        {"rates": replace(PLAIN.rates, audio_output=1)},
+        {"rates": replace(PLAIN.rates, cache_write_1h=1)},
     ],
 )
 def test_whatever_affects_the_cost_changes_the_digest(changed):
     fields = {"provider": "openai", "model": "plain", "rates": PLAIN.rates, "markup_bps": 1_500}
     assert Price(**fields).digest() == PLAIN.digest()
     assert Price(**{**fields, **changed}).digest() != PLAIN.digest()
+
+
+def test_a_record_of_the_first_version_loads_and_costs_the_same():
+    # As version 0.1.0 wrote it; its digest is the one above.
+    written = (
+        '{"format": 1, "provider": "google", "model": "tiered", "rates": [100000000, 100000000, 100000000, 1000000000, '
+        '1000000000], "tiers": [[200000, 200000000, 200000000, 200000000, 1500000000, 1500000000], [500000, 400000000, '
+        '400000000, 400000000, 3000000000, 3000000000]], "request_rate": 0, "markup_bps": 0}'
+    )
+    restored = Price.from_record(json.loads(written))
+    assert restored == TIERED
+    assert restored.digest() == TIERED.digest()
+    assert json.dumps(TIERED.to_record()) == written
+    assert restored.cost_microcredits(Usage(input=500_001, output=10)) == 500_001 * 400 + 10 * 3_000
+
+
+def test_the_digest_of_a_price_with_all_there_is_stays_the_same_too():
+    assert SPECIAL.digest() == "1394194f089aefc9832dc4ee183801b0a18747e5768b42e6f13748802f4028f0"
 
 
 def test_limits_do_not_change_the_digest():
@@ -184,6 +278,9 @@ def test_limits_do_not_change_the_digest():
     "damage",
     [
         {"format": 2},
+        {"format": 3},
+        {"format": 2, "tools": []},
+        {"format": 2, "tools": {"web_search": -1}},
         {"format": None},
         {"rates": [1, 2]},
         {"rates": [1, 2, 3, 4, -5]},

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
-from ..entries import CLAW_BACKS, INCOMING, Code, link_hash, pack_link
+from ..entries import INCOMING, Code, link_hash, may_owe, pack_link
 from .report import Finding
 from .starts import ChainStart
 
@@ -113,7 +113,8 @@ def walk(
         found.hash_at = start.last_hash
     if rows.account == account_id:
         _follow(rows, found, note, until_ms=until_ms, seq_asked=seq_asked)
-    found.may_owe = found.spent > 0 or start.balance < 0 or any(event[1] in CLAW_BACKS for event in found.events)
+    owing = any(may_owe(event[1], event[5]) for event in found.events)
+    found.may_owe = found.spent > 0 or start.balance < 0 or owing
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from ...money import format_credits, proportional_credits
 from ..budgets import counted_in
-from ..entries import CLAW_BACKS, INCOMING, Code, HoldStatus, LotState
+from ..entries import CLAW_BACKS, INCOMING, RERATING, Code, HoldStatus, LotState, may_owe
 from ..ids import id_time_ms, key_of_name
 from ..lots import next_expiry_at_ms
 from ..replay import LotReplay, Movement, stored_lots_differ
@@ -47,6 +47,7 @@ def check_account(report: AuditReport, rows: AccountRows) -> None:
     _check_payments(subject, rows)
     _check_origins(subject, rows)
     _check_holds(subject, rows)
+    _check_reratings(subject, rows)
 
 
 def check_past(report: AuditReport, rows: AccountRows, *, as_of_ms: int) -> bool:
@@ -72,6 +73,15 @@ def _check_holds(subject: _Subject, rows: AccountRows) -> None:
             subject.fault(7, "has another request id or price than its transfer", about=about, transfer_id=charged)
         elif charged is not None:
             subject.fault(7, "was charged, but has not ended as settled", about=about, transfer_id=charged)
+
+
+def _check_reratings(subject: _Subject, rows: AccountRows) -> None:
+    """What requests say that they were corrected by is what the corrections moved, where all of those are here."""
+    moved = [event for event in rows.chain.events if (event[5] or "").startswith(RERATING)]
+    taken = sum(-event[2] if event[1] in INCOMING else event[2] for event in moved)
+    if not rows.is_anchored:
+        message = f"its requests say that reratings took {rows.rerated} for them, its transfers say {taken}"
+        subject.compare(taken, rows.rerated, 7, message)
 
 
 class _Subject(NamedTuple):
@@ -112,8 +122,8 @@ def _check_row(subject: _Subject, rows: AccountRows, *, held: int) -> None:
         _explain_row(subject, is_, wanted)
     if balance < stored_held and not chain.may_owe:
         subject.fault(4, "spent more than it had, without overrun or claw-back")
-    for identifier, code, _, after, *_ in chain.events:
-        if after < 0 and code in _WITHIN_BALANCE:
+    for identifier, code, _, after, _, reference in chain.events:
+        if after < 0 and code in _WITHIN_BALANCE and not may_owe(code, reference):
             subject.fault(4, f"a {Code(code).name} left balance {after}", transfer_id=identifier)
 
 

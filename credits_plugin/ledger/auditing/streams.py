@@ -43,6 +43,10 @@ _PAYMENTS: Final = (
     f"AND r.account_id = payment.account_id AND {_IS_WITHDRAWN}) FROM payment "
     f"WHERE {_IN_RANGE} ORDER BY account_id, id"
 )
+_RERATED: Final = (
+    f"SELECT account_id, CAST(SUM(corrected) AS BIGINT) FROM rerated_usage WHERE {_IN_RANGE} "
+    "GROUP BY account_id ORDER BY account_id"
+)
 
 
 class PaymentRow(NamedTuple):
@@ -82,6 +86,8 @@ class AccountRows(NamedTuple):
     lots: list[LotState]
     payments: list[PaymentRow]
     references: Mapping[str, int]
+    rerated: int = 0
+    """What its requests say that reratings took for them, in all."""
 
     @property
     def is_anchored(self) -> bool:
@@ -112,6 +118,7 @@ def accounts_of(rows: Snapshot, bounds: tuple[int, int], note: Note, *, until_ms
             lots=[LotState(*lot) for lot in streams.lots.take(account_id)],
             payments=[PaymentRow._make(row) for row in streams.payments.take(account_id)],
             references={row[1]: row[2] for row in streams.references.take(account_id)},
+            rerated=sum(int(row[1]) for row in streams.rerated.take(account_id)),
         )
 
 
@@ -129,6 +136,7 @@ class _Streams:
     lots: ByAccount
     payments: ByAccount
     references: ByAccount
+    rerated: ByAccount
 
     def next_account(self) -> int:
         return min(
@@ -140,6 +148,7 @@ class _Streams:
             self.lots.account,
             self.payments.account,
             self.references.account,
+            self.rerated.account,
         )
 
 
@@ -155,5 +164,6 @@ def _open(rows: Snapshot, bounds: tuple[int, int], *, past: bool) -> _Streams:
         budgets=ByAccount(present(_BUDGETS)),
         lots=ByAccount(present(_LOTS), column=1),
         payments=ByAccount(present(_PAYMENTS)),
+        rerated=ByAccount(present(_RERATED)),
         references=ByAccount(iter(()) if past else claw_back_references(rows, _IN_RANGE, bounds)),
     )
