@@ -20,7 +20,7 @@ from credits_plugin.adapters.openai_api import (
 )
 from credits_plugin.errors import InvalidValue
 from credits_plugin.metering import RequestRefused
-from credits_plugin.pricing.prompt import estimate_input_tokens
+from credits_plugin.pricing.prompt import count_prompt
 
 PAYER = Payer("acme", key_id="key_1")
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -31,7 +31,7 @@ def request_of(body, path=CHAT, payer=PAYER):
 
 
 def bound(request):
-    return estimate_input_tokens(request.messages, request.tools, request.model)
+    return count_prompt(request.messages, request.tools, request.model).total
 
 
 def test_payer_is_the_keys_and_never_the_bodys():

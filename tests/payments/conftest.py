@@ -21,6 +21,8 @@ from credits_plugin.gateways.stripe_api import StripeGateway
 from credits_plugin.ledger.ids import IdMaker, account_key
 from credits_plugin.ledger.queries import account_balance, account_transfers
 from credits_plugin.ledger.writer import LedgerWriter
+from credits_plugin.metering.parking import Parking
+from credits_plugin.metering.retry_tokens import RetryTokens
 from credits_plugin.payments import checkout, inbox, queries
 from credits_plugin.payments.packages import parse_packages
 from credits_plugin.payments.queries import PaymentView
@@ -222,8 +224,9 @@ async def endpoint(shop: Shop, sandbox: Sandbox, writer: LedgerWriter, reads: Re
     async def nobody(request: web.Request) -> str | None:
         return None
 
+    parking = Parking(RetryTokens(shop.settings), shop.writer, reads, shop.new_id)
     app = web.Application()
-    app.add_subapp(shop.settings.prefix, create_app(Service(shop.settings, reads, shop), nobody))
+    app.add_subapp(shop.settings.prefix, create_app(Service(shop.settings, reads, shop, parking), nobody))
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -240,6 +243,7 @@ class Service:
     settings: Settings
     reads: Reads
     shop: Shop
+    parking: Parking
 
     async def estimate(self, request: Any) -> Any:
         raise NotImplementedError

@@ -22,7 +22,7 @@ from host_ledger import COST, PRICES, THREE_WORDS_TOKENS, Ledger, affording
 from stub_provider import ANSWER, Behaviour, StubProvider
 
 from credits_plugin import Credits, Settings, build
-from credits_plugin.pricing.prompt import estimate_input_tokens
+from credits_plugin.pricing.prompt import count_prompt
 from credits_plugin.sandbox.model_server import ModelServer
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
@@ -225,7 +225,7 @@ def test_a_stream_ends_where_the_credits_do(proxy, ledger, provider):
         settled(ledger, user)
         return heard
 
-    limit = affording(estimate_input_tokens(HELLO, model="toy"), THREE_WORDS_TOKENS + 1)
+    limit = affording(count_prompt(HELLO, model="toy").total, THREE_WORDS_TOKENS + 1)
     ledger.grant("pia", limit)
     assert ledger.stopped_at(limit, "pia", hear("pia"))
 
