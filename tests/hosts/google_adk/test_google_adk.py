@@ -20,7 +20,7 @@ from host_examples import run_example
 from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS_TOKENS, affording
 from stub_provider import ANSWER, Behaviour
 
-from credits_plugin.adapters import Payer
+from credits_plugin.adapters import Payer, google_adk
 from credits_plugin.adapters.google_adk import MeteredModels
 
 
@@ -233,6 +233,15 @@ async def test_a_metered_model_serves_no_runner_without_the_plugin(runner, model
     await chat(runner, "ann")
     [event] = await chat(InMemoryRunner(agent=LlmAgent(name="free", model=model), app_name="test"), "ann")
     assert event.error_code == "unidentified"
+    assert len(provider.calls) == 1
+
+
+async def test_a_payer_pays_for_the_request_that_was_named_and_for_no_other(service, runner, model, ledger, provider):
+    ledger.grant("ann")
+    await chat(runner, "ann")
+    google_adk._asked.set(google_adk._Asked(service, Payer("ann"), "run", LlmRequest(), None))
+    [response] = [response async for response in model.generate_content_async(LlmRequest())]
+    assert response.error_code == "unidentified"
     assert len(provider.calls) == 1
 
 
