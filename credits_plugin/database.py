@@ -95,12 +95,14 @@ class _SafeSqlite(peewee.SqliteDatabase):
         except Exception as error:
             msg = f"cannot open {self.database}: {error}; check that its folder exists and can be written"
             raise DatabaseError(msg) from error
-        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-        synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
-        if mode != "wal" or synchronous != 2:
-            connection.close()
-            msg = f"{self.database} runs with journal_mode={mode}, synchronous={synchronous}; it needs WAL and FULL"
-            raise DatabaseError(msg)
+        with contextlib.ExitStack() as closing:
+            closing.callback(connection.close)
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
+            if mode != "wal" or synchronous != 2:
+                msg = f"{self.database} runs with journal_mode={mode}, synchronous={synchronous}; it needs WAL and FULL"
+                raise DatabaseError(msg)
+            closing.pop_all()
         return connection
 
 

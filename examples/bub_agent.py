@@ -1,7 +1,7 @@
-"""bub with prepaid credits, as a channel of its own: ``python examples/bub_agent.py ann "Hello"``.
+"""bub with prepaid credits, as a channel of its own: ``python examples/bub_agent.py "Hello"``.
 
 The channel names the user, as Telegram's or your own would; the credits plugin asks who pays for a turn and meters
-every model call of it. Without OPENAI_BASE_URL a local stand-in for a provider answers, which says that it is one.
+every model call of it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack
+from tempfile import TemporaryDirectory
 
 from bub.channels.message import ChannelMessage
 from bub.framework import BubFramework
+from example_credits import example_credits
 
-from credits_plugin import build, load_settings
 from credits_plugin.adapters import Payer
 from credits_plugin.adapters import bub as credits_bub
-from credits_plugin.sandbox.model_server import ModelServer
 
 
 def identify(turn: credits_bub.Turn) -> Payer | None:
@@ -26,23 +26,19 @@ def identify(turn: credits_bub.Turn) -> Payer | None:
     return Payer(sender) if sender else None
 
 
-async def main(user: str, text: str) -> None:
+async def main(prompt: str) -> None:
     """Send one message through bub's framework, which loads the installed credits plugin by itself."""
-    async with AsyncExitStack() as stack:
-        url = os.environ.get("OPENAI_BASE_URL") or (await stack.enter_async_context(ModelServer())).url
-        model = os.environ.get("OPENAI_MODEL", "local-small")
-        os.environ |= {"BUB_MODEL": f"openai:{model}", "BUB_API_BASE": url, "BUB_MAX_TOKENS": "500"}
-        os.environ.setdefault("BUB_API_KEY", os.environ.get("OPENAI_API_KEY", "none"))
-        service = build(load_settings())
-        await service.start()
-        stack.push_async_callback(service.close)
-        credits_bub.plugin.configure(service, identify)
+    async with example_credits("ada") as (service, provider), AsyncExitStack() as stack:
+        home = stack.enter_context(TemporaryDirectory())
+        os.environ |= {"BUB_HOME": home, "BUB_MODEL": f"openai:{provider.model}", "BUB_MAX_TOKENS": "500"}
+        os.environ |= {"BUB_API_BASE": provider.url, "BUB_API_KEY": provider.key}
+        credits_bub.plugin.configure(service, identify)  # credits: from here on every model call is metered
         framework = BubFramework()
         framework.load_hooks()
         await stack.enter_async_context(framework.running())
-        message = ChannelMessage(session_id=f"example:{user}", channel="example", chat_id=user, content=text)
+        message = ChannelMessage(session_id="example:ada", channel="example", chat_id="ada", content=prompt)
         print((await framework.process_inbound(message, stream_output=True)).model_output)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3]))
+    asyncio.run(main(" ".join(sys.argv[1:]) or "What is a prepaid credit?"))

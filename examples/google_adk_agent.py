@@ -1,36 +1,34 @@
-"""google-adk with prepaid credits: ``python examples/google_adk_agent.py ann "Hello"`` streams one answer.
+"""google-adk with prepaid credits: ``python examples/google_adk_agent.py "Hello"`` streams one answer.
 
 The runner's user pays: your web framework authenticates it and passes it to ``run_async``. Use any of ADK's models
-(Gemini, Claude, LiteLlm); the one below speaks to whatever is OpenAI-compatible, by default a local stand-in.
+(Gemini, Claude, LiteLlm); the one below speaks to whatever is OpenAI-compatible.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
+from example_credits import example_credits
 from google.adk.agents import LlmAgent, RunConfig
 from google.adk.agents.run_config import StreamingMode
 from google.adk.models import BaseLlm, LlmRequest, LlmResponse
 from google.adk.runners import InMemoryRunner
 from google.genai import types
 
-from credits_plugin import build, load_settings
 from credits_plugin.adapters import Payer
 from credits_plugin.adapters.google_adk import MeteredModels
-from credits_plugin.sandbox.model_server import ModelServer
 
 
 class ChatModel(BaseLlm):
     """A model behind the Chat Completions protocol: text alone, always streamed."""
 
     url: str
+    key: str
 
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
@@ -46,10 +44,10 @@ class ChatModel(BaseLlm):
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        text, usage = "", None
+        text, usage, headers = "", None, {"Authorization": f"Bearer {self.key}"}
         async with (
             aiohttp.ClientSession(raise_for_status=True) as session,
-            session.post(f"{self.url}/chat/completions", json=payload) as response,
+            session.post(f"{self.url}/chat/completions", json=payload, headers=headers) as response,
         ):
             async for line in response.content:
                 if not line.startswith(b"data: {"):
@@ -84,21 +82,19 @@ def usage_metadata(usage: dict[str, Any]) -> types.GenerateContentResponseUsageM
     )
 
 
-async def main(user: str, text: str) -> None:
+async def main(prompt: str) -> None:
     """Ask the agent once and print the answer as it comes."""
-    async with AsyncExitStack() as stack:
-        url = os.environ.get("OPENAI_BASE_URL") or (await stack.enter_async_context(ModelServer())).url
-        service = build(load_settings())
-        await service.start()
-        stack.push_async_callback(service.close)
-        plugin = MeteredModels(service, identify=lambda context: Payer(context.user_id))
-        model = ChatModel(model=os.environ.get("OPENAI_MODEL", "local-small"), url=url)
+    async with example_credits("ada") as (service, provider):
+        model = ChatModel(model=provider.model, url=provider.url, key=provider.key)
+        plugin = MeteredModels(
+            service, identify=lambda context: Payer(context.user_id)
+        )  # credits: the runner's user pays
         runner = InMemoryRunner(agent=LlmAgent(name="helper", model=model), app_name="example", plugins=[plugin])
-        session = await runner.session_service.create_session(app_name="example", user_id=user)
+        session = await runner.session_service.create_session(app_name="example", user_id="ada")
         events = runner.run_async(
-            user_id=user,
+            user_id="ada",
             session_id=session.id,
-            new_message=types.Content(role="user", parts=[types.Part(text=text)]),
+            new_message=types.Content(role="user", parts=[types.Part(text=prompt)]),
             run_config=RunConfig(streaming_mode=StreamingMode.SSE),
         )
         async for event in events:
@@ -108,4 +104,4 @@ async def main(user: str, text: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3]))
+    asyncio.run(main(" ".join(sys.argv[1:]) or "What is a prepaid credit?"))

@@ -20,7 +20,7 @@ from host_examples import run_example
 from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS_TOKENS, affording
 from stub_provider import ANSWER, Behaviour
 
-from credits_plugin.adapters import Payer
+from credits_plugin.adapters import Payer, google_adk
 from credits_plugin.adapters.google_adk import MeteredModels
 
 
@@ -236,6 +236,15 @@ async def test_a_metered_model_serves_no_runner_without_the_plugin(runner, model
     assert len(provider.calls) == 1
 
 
+async def test_a_payer_pays_for_the_request_that_was_named_and_for_no_other(service, runner, model, ledger, provider):
+    ledger.grant("ann")
+    await chat(runner, "ann")
+    google_adk._asked.set(google_adk._Asked(service, Payer("ann"), "run", LlmRequest(), None))
+    [response] = [response async for response in model.generate_content_async(LlmRequest())]
+    assert response.error_code == "unidentified"
+    assert len(provider.calls) == 1
+
+
 async def test_a_live_session_is_refused(runner, ledger, provider):
     from google.adk.agents import LiveRequestQueue
 
@@ -245,12 +254,12 @@ async def test_a_live_session_is_refused(runner, ledger, provider):
     assert "Live sessions cannot be metered" in text(event)
 
 
-def test_the_example_answers_those_who_have_credits(ledger, tmp_path):
-    ledger.grant("ann")
-    assert "I am local-small" in run_example("google_adk_agent.py", "ann", "Hello", ledger=ledger, home=tmp_path)
-    assert "credits" in run_example("google_adk_agent.py", "bob", "Hello", ledger=ledger, home=tmp_path)
-    assert len(ledger.charges("ann")) == 1
-    assert ledger.charges("bob") == []
+def test_the_example_says_what_was_charged_or_what_is_missing(ledger, tmp_path):
+    assert "Buy credits" in run_example("google_adk_agent.py", "Hello", ledger=ledger, home=tmp_path)
+    ledger.grant("ada")
+    printed = run_example("google_adk_agent.py", "Hello", ledger=ledger, home=tmp_path)
+    assert "I am local-small" in printed
+    assert printed.count("ada was charged") == len(ledger.charges("ada")) == 1
 
 
 async def listen(runner, user: str, heard: asyncio.Event | None = None) -> None:
