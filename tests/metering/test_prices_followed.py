@@ -62,3 +62,40 @@ async def test_a_tenant_pays_its_markup_and_everybody_for_audio_and_searches(tmp
         assert settled.amount == cost
         assert balance(service, name) == (10_000_000 - cost, 0)
     await service.close()
+
+
+async def test_audio_in_a_prompt_is_held_at_its_own_price_and_charged_so_where_no_usage_is_known(
+    tmp_path: Path, sqlite_url: str
+):
+    path = tmp_path / "credits.toml"
+    path.write_text(TOML)
+    service = build(load_settings({"CREDITS_SETTINGS": str(path), "DATABASE_URL": sqlite_url}))
+    await give(service, "anna", 10_000_000)
+    sound = {"type": "input_audio", "input_audio": {"data": "A" * 25_600, "format": "wav"}}
+    request = AIRequest("anna", "toy", [{"role": "user", "content": [sound]}], max_output_tokens=10)
+    hold = await service.admit(request)
+    assert isinstance(hold, Hold)
+    audio = hold.estimate.audio_input_tokens
+    text = hold.estimate.input_tokens - audio
+    assert audio > 50
+    assert text > 0
+    assert hold.amount_microcredits == text * 100 + audio * 500 + 10 * 200
+    settled = await service.settle(hold, Outcome(OutcomeStatus.ABORTED))
+    assert settled.amount == text * 100 + audio * 500
+    await service.close()
+
+
+async def test_output_is_cut_to_what_is_left_beside_the_audio(tmp_path: Path, sqlite_url: str):
+    path = tmp_path / "credits.toml"
+    path.write_text(TOML)
+    service = build(load_settings({"CREDITS_SETTINGS": str(path), "DATABASE_URL": sqlite_url}))
+    sound = {"type": "input_audio", "input_audio": {"data": "A" * 25_600, "format": "wav"}}
+    request = AIRequest(
+        "anna", "toy", [{"role": "user", "content": [sound]}], max_output_tokens=10, min_output_tokens=1
+    )
+    bound = await service.estimate(request)
+    await give(service, "anna", bound.cost_microcredits - 10 * 200 + 3 * 200 + 199)
+    hold = await service.admit(request)
+    assert isinstance(hold, Hold)
+    assert hold.estimate.max_output_tokens == 3
+    await service.close()

@@ -309,15 +309,16 @@ def test_usd_become_rates_exactly_or_rounded_up():
 
 
 @settings(max_examples=500, deadline=None)
-@given(prices, counts, st.integers(0, 10**9))
-def test_the_affordable_output_is_the_largest_whose_bound_is_within_the_amount(price, input_tokens, amount):
-    affordable = price.affordable_output_tokens(amount, input_tokens=input_tokens)
+@given(prices, counts, counts, st.integers(0, 10**9))
+def test_the_affordable_output_is_the_largest_whose_bound_is_within_the_amount(price, text, audio, amount):
+    prompt = {"input_tokens": text, "audio_input_tokens": audio}
+    affordable = price.affordable_output_tokens(amount, **prompt)
     if affordable is None:
-        assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=0) > amount
+        assert price.bound_microcredits(**prompt, output_tokens=0) > amount
         return
-    assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=min(affordable, 10**9)) <= amount
+    assert price.bound_microcredits(**prompt, output_tokens=min(affordable, 10**9)) <= amount
     if affordable < MAX_AMOUNT:
-        assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=affordable + 1) > amount
+        assert price.bound_microcredits(**prompt, output_tokens=affordable + 1) > amount
 
 
 @settings(max_examples=300, deadline=None)
