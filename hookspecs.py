@@ -71,11 +71,17 @@ class Usage:
         """All tokens of the request."""
         return sum(_token_counts(self))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the five plain counts by name, and of the others what is not zero."""
+        others = {kind: getattr(self, kind) for kind in SPECIAL_KINDS} | {"tool_calls": dict(self.tool_calls)}
+        return {kind: getattr(self, kind) for kind in PLAIN_KINDS} | {kind: n for kind, n in others.items() if n}
+
 
 _SPECIAL: Final = "audio_input audio_cache_read cache_write_1h audio_output image_output".split()
 SPECIAL_KINDS: Final = dict(zip(_SPECIAL, "input cache_read cache_write output output".split(), strict=True))
 """Kinds of tokens that need no price and no column of their own, and the plain kind that they then count as."""
-USAGE_KINDS: Final = (*"input cache_read cache_write output reasoning".split(), *SPECIAL_KINDS)
+PLAIN_KINDS: Final = tuple("input cache_read cache_write output reasoning".split())
+USAGE_KINDS: Final = (*PLAIN_KINDS, *SPECIAL_KINDS)
 """The names of :class:`Usage`'s token counts, in its order."""
 _token_counts: Final = attrgetter(*USAGE_KINDS)
 

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any, Final
@@ -222,7 +222,7 @@ class Answer:
 
     async def end(self, failure: str | None) -> web.StreamResponse:
         """End the answer, saying what went wrong."""
-        usage = asdict(self._provider.usage) if self._provider and self._provider.usage else None
+        usage = self._provider.usage.to_json() if self._provider and self._provider.usage else None
         if self._stream is None and failure not in (None, OUT_OF_CREDITS):
             return problem(502, "provider_failed", str(failure))
         if self._stream is None:

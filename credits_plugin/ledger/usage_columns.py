@@ -6,7 +6,7 @@ import json
 from operator import attrgetter
 from typing import Final
 
-from hookspecs import SPECIAL_KINDS, USAGE_KINDS, Usage
+from hookspecs import PLAIN_KINDS, SPECIAL_KINDS, Usage
 
 _special_of: Final = attrgetter(*SPECIAL_KINDS)
 
@@ -24,7 +24,7 @@ def split_usage(usage: Usage) -> tuple[Usage, str | None]:
     if not usage.tool_calls and not any(_special_of(usage)):
         return usage, None
     special = {kind: getattr(usage, kind) for kind in SPECIAL_KINDS if getattr(usage, kind)}
-    plain = {kind: getattr(usage, kind) for kind in USAGE_KINDS if kind not in SPECIAL_KINDS}
+    plain = {kind: getattr(usage, kind) for kind in PLAIN_KINDS}
     for kind, count in special.items():
         plain[SPECIAL_KINDS[kind]] += count
     calls = {"tool_calls": dict(usage.tool_calls)} if usage.tool_calls else {}
@@ -41,7 +41,7 @@ def join_usage(usage: Usage, detail: str | None) -> Usage:
         return usage
     counts = json.loads(detail)
     calls = counts.pop("tool_calls", {})
-    plain = {kind: getattr(usage, kind) for kind in USAGE_KINDS if kind not in SPECIAL_KINDS}
+    plain = {kind: getattr(usage, kind) for kind in PLAIN_KINDS}
     for kind, count in counts.items():
         plain[SPECIAL_KINDS[kind]] -= count
     return Usage(**plain, **counts, tool_calls=calls)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -57,7 +56,7 @@ def _transaction_json(line: HistoryLine) -> dict[str, Any]:
         "created_at": time_json(transfer.at_ms),
         "reference": transfer.reference,
         "model": transfer.model,
-        "usage": asdict(transfer.usage) if transfer.usage else None,
+        "usage": transfer.usage.to_json() if transfer.usage else None,
         "payment_id": payment.payment_intent_id if payment else None,
         "metadata": _metadata_json(payment) if payment else None,
     }
