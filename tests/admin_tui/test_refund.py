@@ -142,7 +142,7 @@ async def test_an_unknown_outcome_is_tried_again_with_the_same_key(host: Host):
         await fill_in(screen, amount="10", confirm="10")
         send = app.screen.query_one("#send", Button)
         send.press()
-        await pilot.pause(0.5)
+        await screen.settle()
         assert "no answer came from Stripe" in screen.text
         assert str(send.label) == "Try again"
         assert app.screen.query_one("#amount", Input).disabled
