@@ -127,18 +127,18 @@ async def drive(writer: LedgerWriter, *, users: int = 12) -> None:
 
     async def one(number: int) -> None:
         user = f"user-{number}"
-        key, now = account_key(user), now_ms()
+        key, now, run = account_key(user), now_ms(), f"run-{new_id()}"  # hosts share accounts here, not runs
         soon = LotTerms(expires_at_ms=now + 40)
         await writer.execute(PostTransfer(key, user, new_id(), Code.PROMOTION, 1_000, now, terms=soon))
         await writer.execute(PostTransfer(key, user, new_id(), Code.PROMOTION, 10_000, now))
-        await writer.execute(StartRun(key, user, new_id(), "r", 100, now))
-        counted = PlaceHold(key, user, new_id(), 50, now, now + 60_000, 1, 7, run_id="r")
+        await writer.execute(StartRun(key, user, new_id(), run, 100, now))
+        counted = PlaceHold(key, user, new_id(), 50, now, now + 60_000, 1, 7, run_id=run)
         await writer.execute(counted)
         await writer.execute(ExtendHold(key, counted.hold_id, 60, now, now + 60_000))
         with pytest.raises(BudgetExceeded):
             await writer.execute(counted._replace(hold_id=new_id()))
         await writer.execute(SettleHold(key, counted.hold_id, 60, now, Usage(input=1)))
-        await writer.execute(RemoveBudget(key, BudgetKind.RUN, "r", BudgetPeriod.NONE))
+        await writer.execute(RemoveBudget(key, BudgetKind.RUN, run, BudgetPeriod.NONE))
         for cost in range(5):
             request_id = f"request-{new_id()}" if cost % 2 else None
             place = PlaceHold(key, user, new_id(), 100, now_ms(), now_ms() + 60_000, 1, 7, request_id)
