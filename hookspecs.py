@@ -135,7 +135,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Credits reserved for one AI request. Pass it back, unchanged, to ``after_ai_request``."""
+    """Credits reserved for one AI request. Pass it back, unchanged, to ``after_ai_request``.
+
+    ``is_repeated``: an earlier request of the same id has it already, and may still be under way. Both are charged once
+    together, so whoever calls the provider for each of them gives one away; ``credits.metered`` refuses the second.
+    """
 
     hold_id: int
     account_id: str
@@ -145,6 +149,7 @@ class Hold:
     expires_at_ms: int
     request_id: str | None = None
     run_id: str | None = None
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ import os
 import secrets
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -112,7 +112,6 @@ PROXY: Final = web.AppKey("proxy", ProxySettings)
 KEYS: Final = web.AppKey("keys", KeyTable)
 UPSTREAM: Final = web.AppKey("upstream", aiohttp.ClientSession)
 CREDITS: Final = web.AppKey("credits", Credits)
-UNDER_WAY: Final = web.AppKey[set[tuple[str, str]]]("under_way")
 
 
 class HostPlugin:
@@ -135,7 +134,7 @@ class HostPlugin:
 def create_app(proxy: ProxySettings, settings: Settings) -> web.Application:
     """Build the proxy; run it with ``handler_cancellation=True``, so that a client that leaves stops the upstream."""
     app = web.Application(middlewares=[answer_errors], client_max_size=MAX_BODY_BYTES)
-    app[PROXY], app[KEYS], app[UNDER_WAY] = proxy, KeyTable(proxy.keys_path), set()
+    app[PROXY], app[KEYS] = proxy, KeyTable(proxy.keys_path)
     app[CREDITS] = build(settings)
     plugin_manager = pluggy.PluginManager("credits_plugin")
     plugin_manager.add_hookspecs(CreditsSpecs)
@@ -231,8 +230,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
         raise ApiError.of(400, "invalid_value", f"The body must be JSON: {error}.") from None
     except InvalidValue as error:
         raise ApiError.invalid(error) from None
-    with only_once(request.app[UNDER_WAY], ai_request):
-        return await meter(request, body, ai_request)
+    return await meter(request, body, ai_request)
 
 
 async def meter(request: web.Request, body: Mapping[str, Any], ai_request: AIRequest) -> web.StreamResponse:
@@ -260,19 +258,6 @@ async def meter(request: web.Request, body: Mapping[str, Any], ai_request: AIReq
     except ClientGone:
         return answer.response if answer is not None else whole
     return await answer.end() if answer is not None else whole
-
-
-@contextmanager
-def only_once(under_way: set[tuple[str, str]], request: AIRequest) -> Iterator[None]:
-    """Refuse a request while another of its id is under way: both would share one hold, and one charge."""
-    name = (request.account_id, request.request_id or secrets.token_hex(16))
-    if name in under_way:
-        raise ApiError.of(409, "request_under_way", "It is being answered already.", headers=DO_NOT_RETRY)
-    under_way.add(name)
-    try:
-        yield
-    finally:
-        under_way.discard(name)
 
 
 @asynccontextmanager

@@ -51,7 +51,7 @@ _SPOKEN: Final = frozenset(("content", "refusal", "reasoning", "reasoning_conten
 _LAST_EVENTS: Final = frozenset(("response.completed", "response.incomplete"))
 _FAILURES: Final = frozenset(("error", "response.failed"))
 _STANDARD_MEMBERS: Final = frozenset("type title status code detail success".split())
-_STATUSES: Final = {"unknown_model": 404, "invalid_value": 400, "unidentified": 401, "request_id_reused": 409}
+_STATUSES: Final = {"unknown_model": 404, "invalid_value": 400, "unidentified": 401}
 
 
 def request_of_body(

@@ -16,7 +16,7 @@ from ..errors import CreditsError
 from .gate import Metering
 from .layers import Layer, under_way
 from .outcomes import is_measured
-from .refusals import RequestRefused
+from .refusals import UNDER_WAY, RequestRefused
 from .stretch import Need, Stretch
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class Call:
     def _begin(self, answer: Hold | Refusal) -> None:
         if isinstance(answer, Refusal):
             raise RequestRefused(answer)
+        if answer.is_repeated:
+            raise RequestRefused(UNDER_WAY)
         self.layer.hold = answer
         self._token = under_way.set(self.layer)
 

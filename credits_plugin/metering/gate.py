@@ -83,7 +83,8 @@ class Metering:
             )
             least = least_to_hold(request, bound, price)
             version = await self.versions.id_of(price)
-            placed = await self._place(request, account_id, bound, version, amount=amount, least=least)
+            hold_id = self.new_id()
+            placed = await self._place(request, account_id, bound, version, hold_id, amount=amount, least=least)
         except CreditsError as error:
             return self._refuse(request, error)
         if placed.amount < amount:
@@ -98,6 +99,7 @@ class Metering:
             expires_at_ms=placed.expires_at_ms,
             request_id=request.request_id,
             run_id=request.run_id,
+            is_repeated=placed.hold_id != hold_id,  # the writer's own retries repeat with the same id
         )
 
     async def extend(self, hold: Hold, *, output_tokens: int) -> Hold:
@@ -151,13 +153,21 @@ class Metering:
         return self.observations.likely_output_tokens(account_id, price.model, percentile=percentile)
 
     async def _place(
-        self, request: AIRequest, account_id: int, bound: Estimate, version: int, *, amount: int, least: int | None
+        self,
+        request: AIRequest,
+        account_id: int,
+        bound: Estimate,
+        version: int,
+        hold_id: int,
+        *,
+        amount: int,
+        least: int | None,
     ) -> Placed:
         now = now_ms()
         command = PlaceHold(
             account_id,
             request.account_id,
-            self.new_id(),
+            hold_id,
             amount,
             now,
             now + self.settings.hold_ttl_s * 1_000,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from hookspecs import Refusal, SpentBudget
 
 from ..errors import AccountInDebt, BudgetExceeded, CreditsError, InsufficientCredits
 from ..money import format_credits
+
+UNDER_WAY: Final = Refusal(
+    "request_under_way",
+    "A request with this id is being answered already; wait for it, or give a new request a new id.",
+)
+"""Both would share one hold and one charge. Where the first one's host died, its hold expires and the id is used up."""
 
 
 class RequestRefused(CreditsError):

@@ -185,14 +185,16 @@ def respond(problem: Problem) -> web.Response:
 def refusal_response(refusal: Refusal) -> web.Response:
     """Return a host's answer to a refused AI request: 402 with the figures and the purchase link.
 
-    A refusal that money cannot cure is another status: 401 where nobody is named who pays, 422 where the model has no
-    price or the route cannot be metered, 503 where the gate failed.
+    A refusal that money cannot cure is another status: 401 where nobody is named who pays, 409 where the request's id
+    is used, 422 where the model has no price or the route cannot be metered, 503 where the gate failed.
     """
     match refusal.code:
         case InsufficientCredits.code | AccountInDebt.code | BudgetExceeded.code:
             problem = _payment_required(refusal)
         case UnknownModel.code | InvalidValue.code | "not_metered":
             problem = Problem(422, refusal.code, refusal.message)
+        case "request_id_reused" | "request_under_way":
+            problem = Problem(409, refusal.code, refusal.message)
         case "unidentified":
             problem = Problem(401, refusal.code, refusal.message)
         case _:

@@ -114,6 +114,7 @@ def test_id_is_bound_to_path_and_content():
         ("unknown_model", 404),
         ("invalid_value", 400),
         ("request_id_reused", 409),
+        ("request_under_way", 409),
         ("gate_failed", 503),
     ],
 )

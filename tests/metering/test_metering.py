@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import signal
 
@@ -10,7 +11,7 @@ import pytest
 from metering_seed import balance, give
 
 from credits_plugin import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal, Usage
-from credits_plugin.bootstrap import Credits
+from credits_plugin.bootstrap import Credits, build
 from credits_plugin.errors import HoldEnded
 from credits_plugin.ledger.audit import audit
 from credits_plugin.metering import RequestRefused
@@ -117,7 +118,6 @@ async def test_usage_above_the_hold_is_charged_and_may_leave_a_debt_that_blocks(
 
 async def test_the_price_at_the_hold_is_charged_although_it_changed_in_flight(service: Credits, database_url: str):
     from credits_plugin import Settings
-    from credits_plugin.bootstrap import build
 
     await give(service, ANNA, START)
     hold = await admitted(service)
@@ -133,11 +133,27 @@ async def test_the_same_request_id_places_one_hold_and_is_charged_once(service: 
         admitted(service, ask(request_id="r-1")), admitted(service, ask(request_id="r-1"))
     )
     assert first.hold_id == second.hold_id
+    assert sorted((first.is_repeated, second.is_repeated)) == [False, True]
     done = Outcome(OutcomeStatus.COMPLETED, Usage(input=10))
     settled = await asyncio.gather(service.settle(first, done), service.settle(second, done))
     assert sorted(one.repeated for one in settled) == [False, True]
     assert balance(service, ANNA) == (START - 1_150, 0)
     assert (await service.admit(ask(request_id="r-1"))).code == "request_id_reused"
+
+
+async def test_a_metered_call_is_refused_while_another_host_makes_the_one_of_its_id(service: Credits):
+    await give(service, ANNA, START)
+    other = build(service.settings)
+    async with service.metered(ask(request_id="r-2")) as call:
+        for twin in (service, other):
+            with pytest.raises(RequestRefused) as refused:
+                # In a context of its own: here it would be a layer of the call under way.
+                entering = twin.metered(ask(request_id="r-2")).__aenter__()
+                await asyncio.create_task(entering, context=contextvars.Context())
+            assert refused.value.refusal.code == "request_under_way"
+        call.report(Usage(input=10))
+    assert balance(service, ANNA) == (START - 1_150, 0)
+    await other.close()
 
 
 async def test_two_hundred_concurrent_requests_on_credits_for_twenty_place_twenty(service: Credits):
