@@ -146,10 +146,10 @@ async def test_a_metered_call_is_refused_while_another_host_makes_the_one_of_its
     other = build(service.settings)
     async with service.metered(ask(request_id="r-2")) as call:
         for twin in (service, other):
+            entering = twin.metered(ask(request_id="r-2")).__aenter__()
+            elsewhere = contextvars.Context()  # here it would be a layer of the call under way
             with pytest.raises(RequestRefused) as refused:
-                # In a context of its own: here it would be a layer of the call under way.
-                entering = twin.metered(ask(request_id="r-2")).__aenter__()
-                await asyncio.create_task(entering, context=contextvars.Context())
+                await asyncio.create_task(entering, context=elsewhere)
             assert refused.value.refusal.code == "request_under_way"
         call.report(Usage(input=10))
     assert balance(service, ANNA) == (START - 1_150, 0)
