@@ -69,7 +69,8 @@ class BudgetState:
 class SetBudget(NamedTuple):
     """Make a budget, or give the one that is there another limit and open it. Answer: :class:`Budgeted`.
 
-    ``budget_id`` is that of a new one; it begins with nothing spent or held.
+    ``budget_id`` is that of a new one; it begins with nothing spent or held. Never send it again once the budget was
+    removed: holds remember the ids that they are counted under, and would count in the new one's place.
     """
 
     account_id: int

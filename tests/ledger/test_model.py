@@ -124,7 +124,7 @@ class Life(RuleBasedStateMachine):
         self.events = set()
         self.transfers = []
         self.clock = STARTED_MS
-        self.pending, self.sent = [], []
+        self.pending, self.sent, self.made = [], [], set()
         self.holds, self.payments, self.clawed, self.refunds, self.lots = [], [], {}, [], []
         self.refunded = {}
 
@@ -282,7 +282,7 @@ class Life(RuleBasedStateMachine):
     def send(self):
         commands, expected = [], []
         for command in self.pending:
-            if not self.was_charged_and_forgotten(command):
+            if not self.was_charged_and_forgotten(command) and not self.was_removed_since(command):
                 commands.append(command)
                 expected.append(self.decide(command))
         self.sent += commands
@@ -294,6 +294,11 @@ class Life(RuleBasedStateMachine):
     def was_charged_and_forgotten(self, command) -> bool:
         """A hold without request id, asked for again after its charge: only its next settle finds out."""
         return isinstance(command, PlaceHold) and command.hold_id in self.book.settled.keys() - self.book.holds.keys()
+
+    def was_removed_since(self, command) -> bool:
+        """What made a budget, again after its removal: nobody sends it; whoever wants another makes another id."""
+        makes = isinstance(command, SetBudget | StartRun) and command in self.sent
+        return makes and command.budget_id not in self.book.budgets_by_id and command.budget_id in self.made
 
     def decide(self, command):
         """Return the pure rules' answer, having compared it with the oracle's."""
@@ -308,6 +313,7 @@ class Life(RuleBasedStateMachine):
             told = answer[1:5] if isinstance(answer, Budgeted) else getattr(answer, "amount", wanted)
             assert told == wanted, (command, answer, wanted)
         assert isinstance(answer, CreditsError | Budgeted | Released) or wanted is not None
+        self.made |= self.book.budgets_by_id.keys()
         self.events |= {(event[0], event[1]) for event in self.book.new_events}
         self.transfers += map(TransferRow._make, self.book.new_transfers)
         self.book.clear_writes()
