@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any, TypeAlias
 
 from textual.pilot import Pilot
+from textual.worker import WorkerCancelled, WorkerFailed
 
 from admin_tui.app import AdminApp
 from admin_tui.screens.base import AccountChosen
@@ -241,9 +242,11 @@ class Screen:
         await self.settle()
 
     async def settle(self) -> None:
-        """Wait until nothing is being read or drawn."""
+        """Wait until nothing is being read or drawn; how a worker ended is the UI's to show."""
         await self._pilot.pause()
-        await self.app.workers.wait_for_complete([worker for worker in self.app.workers if not worker.is_finished])
+        for worker in [worker for worker in self.app.workers if not worker.is_finished]:
+            with suppress(WorkerFailed, WorkerCancelled):
+                await worker.wait()
         await self._pilot.pause()
 
     async def resize(self, width: int, height: int) -> None:
