@@ -55,8 +55,8 @@ class Credits:
         self.metering = Metering(
             self.settings, self.writer, self.reads, self.price_book, self.new_id, self.versions, tokens, self._ask_host
         )
-        self.sync = SyncCredits(self.metering)
         self.parking = Parking(tokens, self.writer, self.reads, self.new_id)
+        self.sync = SyncCredits(self.metering, self.parking)
         self.budgets = Budgets(self.writer, self.reads, self.new_id)
 
     async def estimate(self, request: AIRequest) -> Estimate:
@@ -132,6 +132,7 @@ class Credits:
         """Write what is queued and close every connection, for code without an event loop."""
         if not self._closed:
             self._closed = True
+            self.parking.close()
             self.writer.close()
             self.sync.close()
             self.reads.close()

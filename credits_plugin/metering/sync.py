@@ -18,6 +18,7 @@ from ..errors import CreditsError, Overloaded
 from ..ledger.entries import Settled
 from .calls import Call
 from .gate import Metering
+from .parking import Parking
 from .refusals import refusal_of
 from .stretch import Need, Stretch
 
@@ -25,15 +26,16 @@ T = TypeVar("T")
 
 
 class SyncCredits:
-    """Admit, settle and estimate from any thread, whether or not event loops run there or elsewhere.
+    """Admit, settle, estimate and wait for credits from any thread, whether or not event loops run there or elsewhere.
 
     The work is done by one event loop in a thread of its own, which starts with the first call, so there is one way in
     which money moves. A thread whose own event loop runs is blocked meanwhile; there, await the async methods. Hooks
     that are ``async def`` run in that loop as well.
     """
 
-    def __init__(self, metering: Metering) -> None:
+    def __init__(self, metering: Metering, parking: Parking) -> None:
         self._metering = metering
+        self._parking = parking
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -54,6 +56,10 @@ class SyncCredits:
     def settle(self, hold: Hold, outcome: Outcome) -> Settled | None:
         """See :meth:`Metering.settle`."""
         return self.run(self._metering.settle(hold, outcome))
+
+    def wait_for_credits(self, refusal: Refusal, *, timeout_s: float) -> bool:
+        """Block this thread until a refused request can be afforded. See :meth:`Parking.wait_for`."""
+        return self.run(self._parking.wait_for(refusal, timeout_s=timeout_s))
 
     def metered(self, request: AIRequest, *, within: Call | None = None) -> SyncMeteredCall:
         """Meter a call that the caller makes itself: ``with credits.sync.metered(request) as call``."""

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -161,3 +162,26 @@ def test_an_interrupt_while_waiting_undoes_what_was_not_decided(service: Credits
         service.sync.run(endless())
     signal.signal(signal.SIGALRM, before)
     assert undone.wait(10)
+
+
+def test_a_thread_waits_for_credits_and_goes_on_once_they_are_there(service: Credits):
+    poor = replace(ASKED, account_id="bob")
+    refusal = service.sync.admit(poor)
+    assert isinstance(refusal, Refusal)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(service.sync.wait_for_credits, refusal, timeout_s=60)
+        assert not service.sync.wait_for_credits(refusal, timeout_s=0)
+        grant = PostTransfer(account_key("bob"), "bob", service.new_id(), Code.PROMOTION, START, now_ms(), "test grant")
+        service.writer.execute_sync(grant)
+        assert waiting.result(30)
+    assert isinstance(service.sync.admit(poor), Hold)
+
+
+def test_a_thread_that_waits_for_credits_is_let_go_when_the_service_closes(service: Credits):
+    refusal = service.sync.admit(replace(ASKED, account_id="bob"))
+    assert isinstance(refusal, Refusal)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(service.sync.wait_for_credits, refusal, timeout_s=60)
+        service.close_sync()
+        with suppress(Overloaded):  # it came after the end, or the loop ended first
+            assert waiting.result(30) is False
