@@ -167,7 +167,7 @@ def run_suite(*arguments: str, environment: dict[str, str]) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     inherited["CREDITS_TEST_LIVES"] = "10"  # of test_model.py's machine, which the suite itself runs thrice as long
     done = subprocess.run(
-        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout[-4_000:] + done.stderr[-1_000:]
     assert "100%" in done.stdout
