@@ -45,11 +45,13 @@ class CreditsPlugin:
 
     @hookimpl
     def host_ready(self, hooks: HookCaller) -> None:
-        """Build the service if it was loaded by entry point, and tell the other plugins of it."""
+        """Build the service if it was loaded by entry point, load the price data, and tell the other plugins of it."""
         if self._credits is None:
             settings = load_settings()
             settings.require_stripe()
             self._credits = build(settings)
+        # While nobody waits yet; loaded in a thread later, it would leave a megabyte more of memory behind.
+        self._credits.price_book.warm_up()
         self._credits.hooks = hooks
         hooks.credits_ready(self._credits)
 
