@@ -6,19 +6,15 @@ carry as ``member_id``, ``key_id`` and ``run_id``.
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
-from typing import Final
 
 from .database import Reads
 from .errors import InvalidValue, NotFound
 from .ledger.budget_entries import BudgetKind, BudgetPeriod, PauseRun, RemoveBudget, SetBudget, StartRun
 from .ledger.budget_queries import BudgetView, budgets_of, find_run, runs_of
-from .ledger.ids import IdMaker, account_key, now_ms
+from .ledger.ids import IdMaker, account_key, now_ms, require_name
 from .ledger.writer import LedgerWriter
 from .money import MAX_AMOUNT, MICROCREDITS_PER_CREDIT, credits_to_microcredits
-
-_LONGEST_NAME: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ class Budgets:
             msg = "a run has a budget of its own making: start it or resume it with more"
             raise InvalidValue(msg)
         if kind is not BudgetKind.ACCOUNT:
-            _require_name(name, f"a {kind}'s name")
+            require_name(name, f"a {kind}'s name")
         key, now = account_key(account_id), now_ms()
         command = SetBudget(key, account_id, self.new_id(), kind, name, period, limit_microcredits, now)
         await self.writer.execute(command)
@@ -75,7 +71,7 @@ class Budgets:
         Raises:
             InvalidValue: the budget is negative or too large, or the run's name cannot be one.
         """
-        _require_name(run_id, "a run's id")
+        require_name(run_id, "a run's id")
         limit = None if budget_credits is None else _microcredits(budget_credits)
         key, now = account_key(account_id), now_ms()
         await self.writer.execute(StartRun(key, account_id, self.new_id(), run_id, limit, now))
@@ -87,6 +83,7 @@ class Budgets:
         Raises:
             NotFound: the account has no run of that name with a budget.
         """
+        require_name(run_id, "a run's id")
         key, now = account_key(account_id), now_ms()
         found = await self.reads.run(lambda database: find_run(database, key, run_id, at_ms=now))
         if found is None:
@@ -100,6 +97,7 @@ class Budgets:
         Raises:
             NotFound: the account has no run of that name with a budget.
         """
+        require_name(run_id, "a run's id")
         await self.writer.execute(PauseRun(account_key(account_id), run_id, self.new_id(), now_ms()))
         return await self.run_report(account_id, run_id)
 
@@ -126,12 +124,3 @@ def _microcredits(credits: int) -> int:
         msg = f"a budget must be a whole number of credits, 0 or more; got {credits!r:.40}"
         raise InvalidValue(msg)
     return credits_to_microcredits(credits)
-
-
-def _require_name(name: str, what: str) -> None:
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
-        msg = f"{what} must be a string of 1 to {_LONGEST_NAME} characters; got {name!r:.60}"
-        raise InvalidValue(msg)
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
-        msg = f"{what} must not contain control characters; got {name!r:.60}"
-        raise InvalidValue(msg)

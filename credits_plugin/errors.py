@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class CreditsError(Exception):
@@ -181,3 +181,18 @@ class ForgedEvent(CreditsError):
     """A webhook that Stripe did not sign with one of our secrets, or that is not an event at all."""
 
     code = "forged_event"
+
+
+_PUBLIC_MESSAGES: Final[tuple[tuple[type[CreditsError], str], ...]] = (
+    (UnknownModel, "No price is known for this model."),
+    (Overloaded, "Too many requests are waiting. Try again in a moment."),
+    (OutcomeUnknown, "The result is not known yet. Try again in a moment."),
+    (DatabaseError, "The service cannot reach its database. Try again in a moment."),
+    (ConfigurationError, "The service is not set up correctly. The operator has been told."),
+    (GatewayError, "The payment provider did not answer as expected. Nothing was charged. Try again in a moment."),
+)
+
+
+def public_message(error: CreditsError) -> str:
+    """Return what a client may read of an error; what an operator must read belongs in the log."""
+    return next((text for kind, text in _PUBLIC_MESSAGES if isinstance(error, kind)), error.message)

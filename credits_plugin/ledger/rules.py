@@ -22,7 +22,7 @@ from ..errors import (
 from ..money import MAX_AMOUNT, require_amount
 from .book import Book
 from .budget_entries import PauseRun, RemoveBudget, SetBudget, StartRun
-from .budget_rules import pause_run, remove_budget, require_same_name, set_budget, start_run
+from .budget_rules import open_account, pause_run, remove_budget, require_same_name, set_budget, start_run
 from .budgets import end_in_budgets, hold_within_budgets, let_run_wait
 from .entries import (
     OPEN_ENDED_MS,
@@ -72,7 +72,9 @@ def _place_hold(book: Book, command: PlaceHold) -> Placed:
     key, external_id, hold_id, amount, at_ms, expires_at_ms, version, input_tokens, request_id, run_id = command[:10]
     account = book.accounts.get(key)
     if account is None:
-        raise InsufficientCredits(external_id, needed=amount, available=0)
+        if amount:
+            raise InsufficientCredits(external_id, needed=amount, available=0)
+        account = open_account(book, key, external_id, at_ms=at_ms)  # a free model needs no purchase before
     if account.external_id != external_id:
         require_same_name(account, external_id)  # raises
     repeated = hold_id if request_id is None else book.requests.get((key, request_id), hold_id)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from hookspecs import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal
@@ -16,13 +17,15 @@ from ..errors import (
     AccountInDebt,
     BudgetExceeded,
     CreditsError,
+    DatabaseError,
     InsufficientCredits,
+    InvalidValue,
     OutcomeUnknown,
     Overloaded,
     UnknownModel,
 )
 from ..ledger.entries import Extended, ExtendHold, Placed, PlaceHold, ReleaseHold, Settled, SettleHold
-from ..ledger.ids import IdMaker, account_key, now_ms
+from ..ledger.ids import IdMaker, account_key, now_ms, require_name
 from ..ledger.work import Transaction
 from ..ledger.writer import LedgerWriter
 from ..money import credits_to_microcredits
@@ -40,6 +43,7 @@ from .sizing import amount_to_hold, cut_to, least_to_hold
 
 logger = logging.getLogger(__name__)
 
+_NAMES: Final = ("request_id", "run_id", "key_id", "member_id")
 _SETTLE_RETRIES: Final = 8
 _EXTEND_RETRIES: Final = 2
 """A reader waits meanwhile: a stream that cannot go on ends within a fraction of a second."""
@@ -65,8 +69,9 @@ class Metering:
 
         Raises:
             UnknownModel: no price is known.
-            InvalidValue: a limit or an account id that cannot be.
+            InvalidValue: a limit or a name that cannot be.
         """
+        _require_names(request)
         return (await self._estimate(request))[0]
 
     async def admit(self, request: AIRequest) -> Hold | Refusal:
@@ -76,6 +81,7 @@ class Metering:
         is available, as much as there is, if that is enough for the request's ``min_output_tokens``.
         """
         try:
+            _require_names(request)
             account_id = account_key(request.account_id)
             bound, price = await self._estimate(request)
             amount = amount_to_hold(
@@ -183,13 +189,13 @@ class Metering:
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            answer.add_done_callback(self._release_unwanted)
+            answer.add_done_callback(partial(self._release_unwanted, hold_id))
             raise
 
-    def _release_unwanted(self, answer: asyncio.Future[Placed]) -> None:
+    def _release_unwanted(self, hold_id: int, answer: asyncio.Future[Placed]) -> None:
         """Give back a hold whose caller was cancelled while it was being placed: nobody else knows of it."""
-        if answer.cancelled() or answer.exception() is not None or answer.result().repeated:
-            return
+        if answer.cancelled() or answer.exception() is not None or answer.result().hold_id != hold_id:
+            return  # there is none, or it is an earlier request's of the same id
         placed = answer.result()
         release = self.writer.execute(ReleaseHold(placed.account_id, placed.hold_id, now_ms()))
         release.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
@@ -197,7 +203,7 @@ class Metering:
     def _refuse(self, request: AIRequest, error: CreditsError) -> Refusal:
         url = self.settings.purchase_url
         if not isinstance(error, InsufficientCredits | AccountInDebt | BudgetExceeded):
-            logger.info("refused a request of model %.80r: %s", request.model, error.code)
+            logger.info("refused a request of model %.80r: %s: %s", request.model, error.code, error.message)
             return refusal_of(error, purchase_url=url)
         with suppress(UnknownModel):  # since a moment ago
             self.observations.note_event(self.price_of(request).model, Event.REFUSED)
@@ -211,7 +217,13 @@ class Metering:
             await self._persist(ReleaseHold(account_id, hold.hold_id, now_ms()))
             return None
         price = await self.versions.price_of(hold.price_version)
-        cost = price.cost_microcredits(usage)
+        try:
+            cost = price.cost_microcredits(usage)
+        except InvalidValue:
+            if not is_measured(outcome.usage):
+                raise
+            logger.exception("hold %s is settled as if no usage was reported", hold.hold_id)
+            return await self._settle(hold, replace(outcome, usage=None))
         if not is_measured(outcome.usage):
             cost = min(cost, hold.amount_microcredits)
         settled: Settled = await self._persist(SettleHold(account_id, hold.hold_id, cost, now_ms(), usage))
@@ -225,7 +237,7 @@ class Metering:
         for attempt in range(retries):
             try:
                 return await self.writer.execute(command)
-            except (Overloaded, OutcomeUnknown) as error:
+            except (DatabaseError, OutcomeUnknown, Overloaded) as error:
                 logger.warning("%s of %s failed (%s); again", type(command).__name__, command.hold_id, error.code)
                 await asyncio.sleep(_FIRST_PAUSE_S * 2**attempt)
         return await self.writer.execute(command)
@@ -242,6 +254,15 @@ class Metering:
 
         noted = asyncio.ensure_future(self.writer.work([account_id], store))
         noted.add_done_callback(_log_failure)
+
+
+def _require_names(request: AIRequest) -> None:
+    # What a database cannot keep fails there, and with it the batch of all who asked at that moment is run one by one.
+    require_name(request.account_id, "an account id")
+    for what in _NAMES:
+        name = getattr(request, what)
+        if name:
+            require_name(name, what)
 
 
 def _log_failure(task: asyncio.Future[None]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from hookspecs import Refusal, SpentBudget
 
-from ..errors import AccountInDebt, BudgetExceeded, CreditsError, InsufficientCredits
+from ..errors import AccountInDebt, BudgetExceeded, CreditsError, InsufficientCredits, public_message
 from ..money import format_credits
 
 UNDER_WAY: Final = Refusal(
@@ -29,7 +29,7 @@ class RequestRefused(CreditsError):
 def refusal_of(error: CreditsError, *, purchase_url: str, retry_token: str | None = None) -> Refusal:
     """Return the refusal that tells a payer of ``error``; the link is given where credits would help."""
     if not isinstance(error, InsufficientCredits | AccountInDebt | BudgetExceeded):
-        return Refusal(code=error.code, message=error.message)
+        return Refusal(code=error.code, message=public_message(error))
     budget = _budget_of(error.fields) if isinstance(error, BudgetExceeded) else None
     return Refusal(
         code=error.code,

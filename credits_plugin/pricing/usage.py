@@ -1,10 +1,13 @@
-"""Usage as providers report it, translated to ours: one function per format, from the decoded JSON."""
+"""Usage as providers report it, translated to ours: one function per format, from the decoded JSON.
+
+A whole that is missing or wrong is an error, for nothing can be charged; a part of an odd shape counts as not told.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from hookspecs import Usage
 
@@ -30,12 +33,12 @@ def usage_from_openai(usage: Mapping[str, Any], *, output: Iterable[Mapping[str,
     """
     prompt = _count(usage, "prompt_tokens", "input_tokens")
     completion = _count(usage, "completion_tokens", "output_tokens")
-    parts = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    parts = _parts(usage, "prompt_tokens_details", "input_tokens_details")
     cached = min(_count(parts, "cached_tokens", default=0), prompt)
     written = min(_count(parts, "cache_write_tokens", default=0), prompt - cached)
     audio = min(_count(parts, "audio_tokens", default=0), prompt - written)
     fresh = prompt - cached - written
-    told = parts.get("cached_tokens_details") or {}
+    told = _parts(parts, "cached_tokens_details")
     audio_read = min(max(_count(told, "audio_tokens", default=0), audio - fresh), audio, cached)
     return Usage(
         input=fresh - (audio - audio_read),
@@ -49,7 +52,7 @@ def usage_from_openai(usage: Mapping[str, Any], *, output: Iterable[Mapping[str,
 
 
 def _openai_completion(usage: Mapping[str, Any], completion: int) -> dict[str, int]:
-    parts = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
+    parts = _parts(usage, "completion_tokens_details", "output_tokens_details")
     reasoning = min(_count(parts, "reasoning_tokens", default=0), completion)
     audio = min(_count(parts, "audio_tokens", default=0), completion - reasoning)
     image = min(_count(parts, "image_tokens", default=0), completion - reasoning - audio)
@@ -60,10 +63,10 @@ def _openai_completion(usage: Mapping[str, Any], completion: int) -> dict[str, i
 def _hosted_calls(usage: Mapping[str, Any], output: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Count what is charged by the call; Perplexity tells its searches in the usage."""
     calls = Counter({"web_search": _count(usage, "num_search_queries", default=0)})
-    for item in output:
-        tool = _HOSTED_CALLS.get(item.get("type", ""))
+    for item in filter(_is_object, output):
+        tool = _HOSTED_CALLS.get(str(item.get("type")))
         # Of what a web search call may be, opening and reading a page is free.
-        if tool is not None and (item.get("action") or {}).get("type", "search") == "search":
+        if tool is not None and _parts(item, "action").get("type", "search") == "search":
             calls[tool] += 1
     return {tool: count for tool, count in calls.items() if count}
 
@@ -75,8 +78,8 @@ def usage_from_anthropic(usage: Mapping[str, Any]) -> Usage:
         ValueError: a count is missing, negative or no whole number.
     """
     written = _count(usage, "cache_creation_input_tokens", default=0)
-    lasting = min(_count(usage.get("cache_creation") or {}, "ephemeral_1h_input_tokens", default=0), written)
-    told = usage.get("server_tool_use") or {}
+    lasting = min(_count(_parts(usage, "cache_creation"), "ephemeral_1h_input_tokens", default=0), written)
+    told = _parts(usage, "server_tool_use")
     calls = {tool: _count(told, f"{tool}_requests", default=0) for tool in ("web_search", "web_fetch")}
     return Usage(
         input=_count(usage, "input_tokens"),
@@ -124,9 +127,19 @@ def usage_from_gemini(usage: Mapping[str, Any]) -> Usage:
 
 def _modality(usage: Mapping[str, Any], modality: str, *names: str) -> int:
     """Sum one modality of a list of ``{"modality": "AUDIO", "tokenCount": 5}``; enums of the SDK end in its name."""
-    details = next((usage[name] for name in names if usage.get(name)), ())
-    mine = (item for item in details if str(item.get("modality")).upper().rpartition(".")[2] == modality)
+    details = next((usage[name] for name in names if isinstance(usage.get(name), list | tuple)), ())
+    told = ((str(item.get("modality")), item) for item in filter(_is_object, details))
+    mine = (item for name, item in told if name.upper().rpartition(".")[2] == modality)
     return sum(_count(item, "tokenCount", "token_count", default=0) for item in mine)
+
+
+def _parts(source: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """Return the first object of these names, or an empty one: what is no object tells nothing of the whole."""
+    return next((source[name] for name in names if _is_object(source.get(name))), {})
+
+
+def _is_object(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
 
 
 def _count(source: Mapping[str, Any], *names: str, default: int | None = None) -> int:

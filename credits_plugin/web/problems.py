@@ -16,7 +16,6 @@ from hookspecs import Refusal, SpentBudget
 from ..errors import (
     AccountInDebt,
     BudgetExceeded,
-    ConfigurationError,
     CreditsError,
     DatabaseError,
     ForgedEvent,
@@ -29,6 +28,7 @@ from ..errors import (
     Overloaded,
     PaymentError,
     UnknownModel,
+    public_message,
 )
 from ..ledger.ids import now_ms
 from ..metering.refusals import refusal_of
@@ -67,16 +67,6 @@ _STATUSES: Final[tuple[tuple[type[CreditsError], int], ...]] = (
     (LedgerError, 409),
 )
 
-# What an operator must read stays in the log; the client gets these sentences instead of the error's own.
-_PUBLIC_DETAILS: Final[tuple[tuple[type[CreditsError], str], ...]] = (
-    (UnknownModel, "No price is known for this model."),
-    (Overloaded, "Too many requests are waiting. Try again in a moment."),
-    (OutcomeUnknown, "The result is not known yet. Try again in a moment."),
-    (DatabaseError, "The service cannot reach its database. Try again in a moment."),
-    (ConfigurationError, "The service is not set up correctly. The operator has been told."),
-    (GatewayError, "The payment provider did not answer as expected. Nothing was charged. Try again in a moment."),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -109,7 +99,7 @@ class Problem:
 def problem_of(error: CreditsError, *, purchase_url: str) -> Problem:
     """Translate an error; nothing of its fields gets out but the figures of a 402 and the name of a bad field."""
     status = _status_of(error)
-    detail = next((text for kind, text in _PUBLIC_DETAILS if isinstance(error, kind)), _sentence(error.message))
+    detail = _sentence(public_message(error))
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
     match error:
         case InsufficientCredits() | AccountInDebt() | BudgetExceeded():

@@ -76,8 +76,9 @@ class NaiveAccount:
         return getattr(self, _NAMES[type(command)])(command)
 
     def place(self, command: PlaceHold):
-        if not self.exists:
+        if not self.exists and command.amount:
             return InsufficientCredits
+        self.exists = True
         least = command.amount if command.least is None else min(command.least, command.amount)
         if command.hold_id in self.holds:
             amount, _, expires_at_ms = self.holds[command.hold_id]

@@ -6,11 +6,16 @@ import asyncio
 import contextvars
 import os
 import signal
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
-from metering_seed import balance, give
+from metering_seed import PRICES, balance, give
+from peewee import OperationalError
 
-from credits_plugin import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal, Usage
+from credits_plugin import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal, Settings, Usage
 from credits_plugin.bootstrap import Credits, build
 from credits_plugin.errors import HoldEnded
 from credits_plugin.ledger.audit import audit
@@ -59,10 +64,19 @@ async def test_a_model_without_a_price_is_refused(service: Credits):
     assert (refusal.code, balance(service, ANNA)[1]) == ("unknown_model", 0)
 
 
-@pytest.mark.parametrize("account_id", ["", "a\x00b", "x" * 300, "a\ud800"])
+@pytest.mark.parametrize("account_id", ["", "a\x00b", "x" * 300, "a\ud800", None, 7, ["anna"]])
 async def test_an_account_id_that_cannot_be_is_refused_by_value(service: Credits, account_id: str):
     refusal = await service.admit(AIRequest(account_id, "toy"))
     assert refusal.code == "invalid_value"
+
+
+@pytest.mark.parametrize("name", ["request_id", "run_id", "key_id", "member_id"])
+@pytest.mark.parametrize("value", ["a\x00b", "x" * 256, "a\ud800", 7, ["run"]])
+async def test_a_name_that_no_database_can_keep_is_refused_by_value(service: Credits, name: str, value: object):
+    await give(service, ANNA, START)
+    refusal = await service.admit(ask(**{name: value}))
+    assert (refusal.code, balance(service, ANNA)[1]) == ("invalid_value", 0)
+    assert name in refusal.message
 
 
 async def test_names_that_look_alike_are_different_accounts(service: Credits):
@@ -263,3 +277,101 @@ async def test_an_estimate_is_an_upper_bound_with_the_markup(service: Credits):
     assert isinstance(estimate, Estimate)
     assert estimate.input_tokens >= 200
     assert estimate.max_output_tokens == 100
+
+
+async def test_a_free_model_serves_who_never_bought_anything(database_url: str):
+    service = build(Settings(database_url=database_url, prices={"free": {"input": "0", "output": "0"}}))
+    request = AIRequest("newcomer", "free", [{"role": "user", "content": "hi"}], max_output_tokens=10)
+    async with service.metered(request) as call:
+        call.report(Usage(input=10, output=5))
+    assert balance(service, "newcomer") == (0, 0)
+    assert audit(service.database).clean
+    await service.close()
+
+
+async def test_usage_too_large_to_be_stored_counts_as_none_reported(service: Credits):
+    await give(service, ANNA, START)
+    hold = await service.admit(ask())
+    absurd = Outcome(OutcomeStatus.COMPLETED, Usage(input=10**30, output=1), streamed_text="one two three")
+    settled = await service.settle(hold, absurd)
+    assert 0 < settled.amount <= hold.amount_microcredits
+    assert balance(service, ANNA) == (START - settled.amount, 0)
+
+
+async def test_a_failed_call_with_usage_too_large_to_be_stored_is_released(service: Credits):
+    await give(service, ANNA, START)
+    hold = await service.admit(ask())
+    assert await service.settle(hold, Outcome(OutcomeStatus.FAILED_AFTER_SEND, Usage(input=10**30))) is None
+    assert balance(service, ANNA) == (START, 0)
+
+
+class Flawed:
+    """The lock between processes, as if the system had no file handle left for it the first few times."""
+
+    def __init__(self, turn: Any, times: int) -> None:
+        self._turn, self._times = turn, times
+
+    def __enter__(self) -> None:
+        self._times -= 1
+        if self._times >= 0:
+            raise OSError(24, "Too many open files")
+        self._turn.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._turn.__exit__(*error)
+
+    def close(self) -> None:
+        self._turn.close()
+
+
+async def test_a_settle_that_the_database_refuses_for_a_moment_is_tried_again(tmp_path: Path):
+    service = build(Settings(database_url=f"sqlite:///{tmp_path / 'c.db'}", prices=PRICES))
+    await give(service, ANNA, START)
+    hold = await service.admit(ask())
+    service.writer._turn = Flawed(service.writer._turn, 2)
+    settled = await service.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=10)))
+    assert (settled.amount, balance(service, ANNA)) == (1_150, (START - 1_150, 0))
+    await service.close()
+
+
+async def test_a_refusal_tells_a_payer_nothing_of_the_database(tmp_path: Path):
+    service = build(Settings(database_url=f"sqlite:///{tmp_path / 'c.db'}", prices=PRICES))
+    await give(service, ANNA, START)
+    service.writer._turn = Flawed(service.writer._turn, 99)
+    refusal = await service.admit(ask())
+    assert (refusal.code, refusal.message) == (
+        "database_error",
+        "The service cannot reach its database. Try again in a moment.",
+    )
+    await service.close()
+
+
+async def test_a_cancelled_caller_whose_hold_was_placed_twice_over_leaves_no_hold(
+    service: Credits, monkeypatch: pytest.MonkeyPatch
+):
+    """The commit's answer was lost: the writer's second try finds the hold, which is this caller's all the same."""
+    await give(service, ANNA, START)
+    await service.settle(await admitted(service), Outcome(OutcomeStatus.FAILED_BEFORE_SEND))  # the price is known now
+    real, lost = service.writer._store.batch, iter([True])
+    is_committed, is_cancelled = threading.Event(), threading.Event()
+
+    @contextmanager
+    def batch_whose_answer_is_lost():
+        with real():
+            yield
+        if next(lost, False):
+            is_committed.set()
+            is_cancelled.wait(10)
+            raise OperationalError("connection lost after the commit")
+
+    monkeypatch.setattr(service.writer._store, "batch", batch_whose_answer_is_lost)
+    admission = asyncio.create_task(service.admit(ask()))
+    assert await asyncio.to_thread(is_committed.wait, 10)
+    admission.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await admission
+    assert balance(service, ANNA)[1] > 0
+    is_cancelled.set()
+    async with asyncio.timeout(0.8):  # a hold lives a second here
+        while balance(service, ANNA) != (START, 0):
+            await asyncio.sleep(0.01)

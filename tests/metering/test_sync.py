@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,6 +18,9 @@ from credits_plugin.errors import Overloaded
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.entries import Code, PostTransfer
 from credits_plugin.ledger.ids import account_key, now_ms
+from credits_plugin.metering import streamed
+from credits_plugin.metering.streamed import StreamedText
+from credits_plugin.pricing.tokens import count_text_tokens
 
 START = 10_000_000
 TEN = Usage(input=10)
@@ -185,3 +188,24 @@ def test_a_thread_that_waits_for_credits_is_let_go_when_the_service_closes(servi
         service.close_sync()
         with suppress(Overloaded):  # it came after the end, or the loop ended first
             assert waiting.result(30) is False
+
+
+def test_text_that_arrives_while_the_event_loop_counts_is_counted_too(monkeypatch: pytest.MonkeyPatch):
+    text, is_counting, may_go_on = StreamedText(), threading.Event(), threading.Event()
+
+    def counted_slowly(fresh: str, model: str) -> int:
+        is_counting.set()
+        may_go_on.wait(10)
+        return count_text_tokens(fresh, model)
+
+    monkeypatch.setattr(streamed, "count_text_tokens", counted_slowly)
+    text.add("one two three")
+    with ThreadPoolExecutor(2) as threads:
+        counting = threads.submit(text.tokens_at_most, 0, "toy")
+        assert is_counting.wait(10)
+        adding = threads.submit(text.add, " and many more words")
+        wait([adding], timeout=0.1)  # without the lock it is there now, and lost when the count ends
+        may_go_on.set()
+        counting.result(10), adding.result(10)
+    assert str(text) == "one two three and many more words"
+    assert text.tokens_at_most(0, "toy") >= count_text_tokens(str(text), "toy")

@@ -139,3 +139,15 @@ def test_tool_calls_that_are_no_whole_numbers_are_refused(calls: dict):
 def test_every_kind_must_be_a_whole_number(kind: str):
     with pytest.raises(ValueError, match=rf"usage\.{kind} must be a whole number of tokens"):
         Usage(**{kind: -1})
+
+
+@pytest.mark.parametrize("odd", [[1], "much", 7, True, [None]])
+def test_parts_of_an_odd_shape_count_as_not_told(odd: object):
+    told = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": odd, "completion_tokens_details": odd}
+    assert usage_from_openai(told, output=[odd, {"type": ["web_search_call"]}]) == Usage(input=10, output=5)
+    cached = {"input_tokens": 10, "output_tokens": 5, "input_tokens_details": {"cached_tokens_details": odd}}
+    assert usage_from_openai(cached) == Usage(input=10, output=5)
+    anthropic = {"input_tokens": 10, "output_tokens": 5, "server_tool_use": odd, "cache_creation": odd}
+    assert usage_from_anthropic(anthropic) == Usage(input=10, output=5)
+    gemini = {"promptTokenCount": 10, "candidatesTokenCount": 5, "promptTokensDetails": odd}
+    assert usage_from_gemini(gemini) == Usage(input=10, output=5)
