@@ -64,6 +64,13 @@ def hosted_calls(request: AIRequest, price: Price, *, default_tool_calls: int = 
     return _dearest(calls, fees, most)
 
 
+def price_name(kind: str) -> str:
+    """Return the name under which prices and usage know a tool that a provider calls ``kind``."""
+    words = _CAPITAL.sub("_", kind[:_MAX_NAME_LENGTH].rpartition(":")[2]).lower()
+    name = _VERSION.sub("", words)
+    return _OTHER_NAMES.get(name, name)
+
+
 def _dearest(calls: Mapping[str, int], fees: Mapping[str, int], most: int | None) -> dict[str, int]:
     chosen: dict[str, int] = {}
     for name in sorted(calls, key=lambda name: fees[name], reverse=True):
@@ -81,15 +88,9 @@ def _hosted(tools: object) -> Iterator[tuple[str, Mapping[Any, Any]]]:
             continue
         kind = tool.get("type")
         if not isinstance(kind, str):
-            yield from ((_name_of(key), tool) for key in tool if isinstance(key, str))
+            yield from ((price_name(key), tool) for key in tool if isinstance(key, str))
         elif kind not in _OWN_TOOLS:
-            yield _name_of(kind), tool
-
-
-def _name_of(kind: str) -> str:
-    words = _CAPITAL.sub("_", kind[:_MAX_NAME_LENGTH].rpartition(":")[2]).lower()
-    name = _VERSION.sub("", words)
-    return _OTHER_NAMES.get(name, name)
+            yield price_name(kind), tool
 
 
 def _limit(stated: object, what: str) -> int | None:

@@ -61,9 +61,10 @@ def _hosted_calls(usage: Mapping[str, Any], output: Iterable[Mapping[str, Any]])
     """Count what is charged by the call; Perplexity tells its searches in the usage."""
     calls = Counter({"web_search": _count(usage, "num_search_queries", default=0)})
     for item in output:
-        tool = _HOSTED_CALLS.get(item.get("type", ""))
+        kind, action = item.get("type"), item.get("action")
+        tool = _HOSTED_CALLS.get(kind) if isinstance(kind, str) else None
         # Of what a web search call may be, opening and reading a page is free.
-        if tool is not None and (item.get("action") or {}).get("type", "search") == "search":
+        if tool is not None and (not isinstance(action, Mapping) or action.get("type", "search") == "search"):
             calls[tool] += 1
     return {tool: count for tool, count in calls.items() if count}
 
