@@ -255,8 +255,13 @@ def _usage(response: Any) -> Usage | None:
         return None
     details = {name: getattr(usage, name).model_dump() for name in ("input_tokens_details", "output_tokens_details")}
     counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-    said = [item.model_dump(include={"type", "action"}) for item in response.output]
-    return usage_or_none(counts | details, partial(usage_from_openai, output=said))
+    output = [{"type": getattr(item, "type", None), "action": _action(item)} for item in response.output]
+    return usage_or_none(counts | details, partial(usage_from_openai, output=output))
+
+
+def _action(item: Any) -> dict[str, Any]:
+    kind = getattr(getattr(item, "action", None), "type", None)
+    return {"type": kind} if kind else {}
 
 
 def _messages(instructions: str | None, input: str | list[Any], output_schema: Any) -> Iterator[Mapping[str, Any]]:
