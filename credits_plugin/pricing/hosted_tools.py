@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from hookspecs import AIRequest
@@ -25,6 +26,9 @@ from .price import Price, shown
 
 DEFAULT_TOOL_CALLS: Final = 5
 """Calls of each tool that are expected of a request that does not limit them; no provider says how many it may make."""
+
+MAX_NAMES: Final = 5_000
+"""Names of tools looked at per request, some milliseconds; no provider takes nearly as many."""
 
 _OWN_TOOLS: Final = frozenset(("function", "custom"))
 _VERSION: Final = re.compile(r"(?:_preview)?(?:_\d{8}|_\d{4}_\d{2}_\d{2})?\Z")
@@ -55,7 +59,7 @@ def hosted_calls(request: AIRequest, price: Price, *, default_tool_calls: int = 
     fees = {tool: rate for tool, rate in price.tools if rate}
     calls: Counter[str] = Counter()
     unlimited = default_tool_calls if most is None else most
-    for name, tool in _hosted(request.tools):
+    for name, tool in islice(_hosted(request.tools), MAX_NAMES):
         if name in fees:
             uses = _limit(tool.get("max_uses"), f"max_uses of the tool {name}")
             calls[name] += unlimited if uses is None else uses

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from credits_plugin import Settings, usage_from_anthropic, usage_from_openai
 from credits_plugin.errors import InvalidValue
 from credits_plugin.pricing.estimate import affordable_output, bound_with_output, estimate
-from credits_plugin.pricing.hosted_tools import DEFAULT_TOOL_CALLS, hosted_calls
+from credits_plugin.pricing.hosted_tools import DEFAULT_TOOL_CALLS, MAX_NAMES, hosted_calls
 from credits_plugin.pricing.price import Price, Rates
 from credits_plugin.pricing.price_book import PriceBook
 from hookspecs import AIRequest, Estimate, Usage
@@ -165,6 +165,12 @@ def test_a_limit_that_is_no_positive_whole_number_is_refused_and_named(limit: An
 def test_tools_that_are_no_objects_are_tokens_and_nothing_else(tools: Any):
     made = estimate(AIRequest("a", "claude-sonnet-4-5", tools=tools, max_output_tokens=1), PRICE)
     assert made.tool_calls == {}
+
+
+def test_only_so_many_names_are_looked_at_and_functions_are_none_of_them():
+    names = {f"odd{number}": {} for number in range(MAX_NAMES - 1)}
+    assert calls_of(*[FUNCTION] * MAX_NAMES, names | {"google_search": {}}) == {"web_search": 5}
+    assert calls_of(names | {"one_more": {}, "google_search": {}}) == {}
 
 
 def test_a_hosts_own_estimate_states_its_calls_or_has_none():
