@@ -98,6 +98,10 @@ class AIRequest:
     with; both come from the host's authentication too, and may have caps of their own. Where less is available than the
     request may cost, its output is cut to what can be afforded, if that is ``min_output_tokens`` or more; None refuses.
     ``can_extend`` promises that the caller extends the hold while it streams, so that it may begin with a smaller one.
+
+    ``max_tool_calls`` is the limit, sent to the provider, of the calls that it makes of its own tools, all together
+    (OpenAI's Responses API); a tool's own ``max_uses`` (Anthropic) is read from ``tools``. ``cache_control`` is that of
+    the request as a whole, where it has one beside those of its parts.
     """
 
     account_id: str
@@ -115,6 +119,8 @@ class AIRequest:
     can_extend: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     hookspec_version: int = HOOKSPEC_VERSION
+    max_tool_calls: int | None = None
+    cache_control: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,9 @@ class Estimate:
 
     ``audio_input_tokens`` of the ``input_tokens`` are audio. ``is_exact``: the prompt is nothing but texts, all counted
     with the model's own vocabulary; only the few tokens that the provider adds around them are bounded.
+    ``tool_calls`` are the calls of tools that the provider runs whose fees are in the cost, by the names of
+    :class:`Usage`: a bound where the request limits them, else what is expected. ``is_cached_1h``: the request asks for
+    an hour's cache, so every prompt token is priced as if it were written there, where that is dearest.
     """
 
     model: str
@@ -131,6 +140,8 @@ class Estimate:
     cost_microcredits: int
     audio_input_tokens: int = 0
     is_exact: bool = False
+    tool_calls: Mapping[str, int] = field(default_factory=dict, hash=False)
+    is_cached_1h: bool = False
 
 
 @dataclass(frozen=True, slots=True)

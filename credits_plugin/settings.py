@@ -65,6 +65,7 @@ class Settings:
     credits_per_usd: int = 100
     markup_bps: int = 1_500
     default_max_output_tokens: int = 4_096
+    default_tool_calls: int = 5
     hold_ttl_s: int = 600
     hold_policy: HoldPolicy = HoldPolicy.BOUND
     hold_percentile: int = 95
@@ -163,6 +164,7 @@ _BOUNDS: Final = (
     ("credits_per_usd", 1, 1_000_000),
     ("markup_bps", 0, 100 * BASIS_POINTS),
     ("default_max_output_tokens", 1, 10_000_000),
+    ("default_tool_calls", 0, 1_000),
     ("hold_ttl_s", 1, 86_400),
     ("hold_percentile", 50, 100),
     ("sweep_interval_s", 0.05, 3_600),
@@ -185,6 +187,7 @@ _ENVIRONMENT: Final = {
     "CREDITS_PER_USD": "credits_per_usd",
     "CREDITS_MARKUP_BPS": "markup_bps",
     "CREDITS_DEFAULT_MAX_OUTPUT_TOKENS": "default_max_output_tokens",
+    "CREDITS_DEFAULT_TOOL_CALLS": "default_tool_calls",
     "CREDITS_HOLD_TTL_S": "hold_ttl_s",
     "CREDITS_HOLD_POLICY": "hold_policy",
     "CREDITS_HOLD_PERCENTILE": "hold_percentile",

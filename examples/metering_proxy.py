@@ -69,6 +69,7 @@ class ProxySettings:
 
     ``provider`` names the upstream in the price list (``openai``), ``limit_field`` its name for a chat's output limit.
     Where credits are short, answers are cut to what can be afforded, if that is ``least_output_tokens`` or more.
+    ``hosted_tools`` are the upstream's own tools that Responses may use, at most ``most_tool_calls`` times in each.
     """
 
     upstream_url: str | None = None
@@ -77,6 +78,8 @@ class ProxySettings:
     limit_field: str = "max_tokens"
     keys_path: str = "proxy_keys.db"
     least_output_tokens: int = 256
+    hosted_tools: tuple[str, ...] = ()
+    most_tool_calls: int = 5
 
 
 class KeyTable:
@@ -225,6 +228,8 @@ async def relay(request: web.Request) -> web.StreamResponse:
             provider=proxy.provider,
             request_id=request_id_of(request.headers, request.path, raw),
             min_output_tokens=proxy.least_output_tokens,
+            hosted_tools=proxy.hosted_tools,
+            most_tool_calls=proxy.most_tool_calls,
         )
     except ValueError as error:
         raise ApiError.of(400, "invalid_value", f"The body must be JSON: {error}.") from None
@@ -238,8 +243,13 @@ async def meter(request: web.Request, body: Mapping[str, Any], ai_request: AIReq
     answer, whole = Answer(request, body) if ai_request.stream else None, web.Response()
     try:
         async with request.app[CREDITS].metered(ai_request) as call:
-            limit, name = call.hold.estimate.max_output_tokens, request.app[PROXY].limit_field
-            sent = upstream_body(request.path, body, max_output_tokens=limit, limit_field=name)
+            sent = upstream_body(
+                request.path,
+                body,
+                max_output_tokens=call.hold.estimate.max_output_tokens,
+                max_tool_calls=ai_request.max_tool_calls,
+                limit_field=request.app[PROXY].limit_field,
+            )
             async with ask_upstream(request, sent) as upstream:
                 if answer is not None:
                     await answer.pass_on(upstream, call)
@@ -368,6 +378,8 @@ def main() -> None:
         limit_field=get("UPSTREAM_LIMIT_FIELD", limit_field),
         keys_path=get("PROXY_KEYS", "proxy_keys.db"),
         least_output_tokens=int(get("PROXY_LEAST_OUTPUT_TOKENS", "256")),
+        hosted_tools=tuple(get("PROXY_HOSTED_TOOLS", "").replace(",", " ").split()),
+        most_tool_calls=int(get("PROXY_MOST_TOOL_CALLS", "5")),
     )
     match sys.argv[1:]:
         case ["add-key", account_id]:

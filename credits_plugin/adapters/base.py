@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from hookspecs import AIRequest, Refusal, Usage
@@ -48,6 +48,8 @@ def request_of(
     tools: Sequence[Mapping[str, Any]] = (),
     max_output_tokens: int | None = None,
     min_output_tokens: int | None = None,
+    max_tool_calls: int | None = None,
+    cache_control: Mapping[str, Any] | None = None,
     run_id: str | None = None,
     stream: bool = False,
 ) -> AIRequest:
@@ -71,6 +73,8 @@ def request_of(
         tools=tools,
         max_output_tokens=max_output_tokens,
         min_output_tokens=min_output_tokens,
+        max_tool_calls=max_tool_calls,
+        cache_control=cache_control,
         stream=stream,
         can_extend=stream,
     )
@@ -95,16 +99,33 @@ def usage_or_none(raw: Mapping[str, Any] | None, translate: Callable[[Mapping[st
 
 
 def usage_of_totals(
-    *, input_tokens: int, output_tokens: int, cache_read: int = 0, cache_write: int = 0, reasoning: int = 0
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    cache_read: int = 0,
+    cache_write: int = 0,
+    cache_write_1h: int = 0,
+    reasoning: int = 0,
+    tool_calls: Mapping[str, int] | None = None,
 ) -> Usage | None:
-    """Return the disjoint usage of a host that counts cached tokens as input and reasoning as output; None if zero."""
+    """Return the disjoint usage of a host that counts cached tokens as input and reasoning as output; None if zero.
+
+    ``cache_write_1h`` are those of ``cache_write`` that were written to an hour's cache.
+    """
+
+    def translated(raw: Mapping[str, Any]) -> Usage:
+        usage = usage_from_openai(raw)
+        lasting = min(cache_write_1h, usage.cache_write)
+        written = usage.cache_write - lasting
+        return replace(usage, cache_write=written, cache_write_1h=lasting, tool_calls=tool_calls or {})
+
     raw = {
         "input_tokens": input_tokens,
         "output_tokens": output_tokens,
         "input_tokens_details": {"cached_tokens": cache_read, "cache_write_tokens": cache_write},
         "output_tokens_details": {"reasoning_tokens": reasoning},
     }
-    return usage_or_none(raw, usage_from_openai)
+    return usage_or_none(raw, translated)
 
 
 class StreamingCall(Protocol):

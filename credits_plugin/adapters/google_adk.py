@@ -7,6 +7,7 @@ itself is metered: agents and sub-agents, tools that are agents, tool loops. A r
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
@@ -27,6 +28,7 @@ from ..metering import MeteredCall, RequestRefused
 from .base import UNIDENTIFIED, Identify, Payer, guarded_stream, request_of, usage_of_totals
 
 NOT_METERED: Final = Refusal("not_metered", "Live sessions cannot be metered; use run_async.")
+_ONCE_AN_ANSWER: Final = re.compile(r"(.*/)?gemini-[12]\b")
 
 
 class MeteredModels(BasePlugin):
@@ -156,7 +158,18 @@ def _usage_of(response: LlmResponse) -> Usage | None:
         cache_write=getattr(usage, "cache_creation_input_tokens", 0),  # set by ADK beside the fields of Gemini's format
         output_tokens=candidates if is_within else candidates + thoughts,
         reasoning=thoughts,
+        tool_calls={"web_search": searches} if (searches := _searches(response)) else {},
     )
+
+
+def _searches(response: LlmResponse) -> int:
+    """Return how many searches Google charges for: each different query, before Gemini 3 a grounded answer as one.
+
+    https://ai.google.dev/gemini-api/docs/pricing
+    """
+    grounding = response.grounding_metadata
+    queries = len({query for query in (grounding and grounding.web_search_queries) or () if query})
+    return min(queries, 1) if _ONCE_AN_ANSWER.match(response.model_version or "") else queries
 
 
 def _chat(llm_request: LlmRequest) -> Iterator[dict[str, Any]]:
@@ -200,7 +213,9 @@ def _json(value: Any) -> str:
 
 def _tools(config: types.GenerateContentConfig) -> Iterator[dict[str, Any]]:
     for tool in config.tools or ():
-        yield {"type": "function", "function": _json(tool)}
+        own = isinstance(tool, types.Tool) and tool.model_dump(exclude_none=True, exclude={"function_declarations"})
+        # The provider's own tools by their names; what is told of all of them is counted as text.
+        yield {**dict.fromkeys(own or (), ""), "functions": _json(tool)}
 
 
 def _content(text: str) -> types.Content:

@@ -207,6 +207,8 @@ def _request(payer: Payer | None, request: Mapping[str, Any], context: Mapping[s
         messages=[{"role": "system", "content": text} for text in instructions] + list(_messages(request)),
         tools=request.get("tools") or (),
         max_output_tokens=next((request[name] for name in _LIMITS if request.get(name)), None),
+        max_tool_calls=request.get("max_tool_calls"),
+        cache_control=request.get("cache_control"),
         run_id=context.get("turn_id"),
         stream=True,
     )

@@ -26,6 +26,7 @@ from hookspecs import Usage
 from ..bootstrap import Credits
 from ..errors import ConfigurationError
 from ..metering import Call, RequestRefused
+from ..pricing.prompt import asks_for_1h
 from ..pricing.usage import usage_from_openai
 from .base import (
     Identify,
@@ -125,6 +126,8 @@ class _Meter:
             tools=_tools(settings),
             max_output_tokens=each * _answers(model, settings) if each else None,
             min_output_tokens=self.min_output_tokens,
+            max_tool_calls=settings.get("max_tool_calls"),
+            cache_control=_cache(model, messages, settings),
             run_id=self.run_id,
             stream=stream,
         )
@@ -331,6 +334,7 @@ def _usage_of_metadata(metadata: Mapping[str, Any] | None) -> Usage | None:
         output_tokens=metadata["output_tokens"],
         cache_read=sum(read[name] or 0 for name in read if name.endswith("cache_read")),
         cache_write=sum(read[name] or 0 for name in read if name.endswith(_CACHE_WRITES)),
+        cache_write_1h=sum(read[name] or 0 for name in read if name.endswith(_CACHE_WRITES[-1])),
         reasoning=sum(written[name] or 0 for name in written if name.endswith("reasoning")),
     )
 
@@ -363,6 +367,14 @@ def _messages(messages: Sequence[BaseMessage]) -> list[Any]:
         return list(convert_to_openai_messages(messages))
     except (KeyError, TypeError, ValueError):  # what OpenAI's format has no name for is counted as it is
         return [{"role": message.type, "content": message.content} for message in messages]
+
+
+def _cache(model: Any, messages: Sequence[BaseMessage], settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the request's wish for an hour's cache: OpenAI's format has no place for those of its parts."""
+    contents = (message.content for message in messages if isinstance(message.content, list))
+    blocks = (block for content in contents for block in content if isinstance(block, dict))
+    parts = [settings, getattr(model, "model_kwargs", None) or {}, *blocks]
+    return {"ttl": "1h"} if any(map(asks_for_1h, parts)) else None
 
 
 def _tools(settings: Mapping[str, Any]) -> list[Any]:

@@ -136,9 +136,11 @@ class MeteredProxy(CustomLogger):
             payer,
             model=data.get("model") or "",
             messages=data.get("messages") or [{"role": "user", "content": prompt}],
-            tools=data.get("tools") or data.get("functions") or (),
+            tools=_tools(data),
             max_output_tokens=1 if "input" in data else limit,
             min_output_tokens=self._min_output_tokens and self._min_output_tokens * answers,
+            max_tool_calls=data.get("max_tool_calls"),
+            cache_control=data.get("cache_control"),
             stream=bool(data.get("stream")),
         )
 
@@ -154,6 +156,12 @@ class MeteredProxy(CustomLogger):
         """Return the call of a request, to be settled: only the first who asks gets it."""
         token = (data.get("metadata") or {}).get(_TOKEN)
         return self._open.pop(token, None) if isinstance(token, str) else None
+
+
+def _tools(data: Mapping[str, Any]) -> list[Any]:
+    tools = list(data.get("tools") or data.get("functions") or ())
+    # By this field a chat asks every provider for its web search.
+    return [*tools, {"type": "web_search"}] if data.get("web_search_options") is not None else tools
 
 
 def _limited(data: Mapping[str, Any], call: MeteredCall) -> dict[str, Any]:
@@ -191,12 +199,17 @@ def _usage_of(response: Any) -> Usage | None:
     if usage is None:
         return None
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    written = getattr(prompt, "cache_creation_token_details", None)
+    told = (prompt, getattr(usage, "server_tool_use", None))
+    searches = max(getattr(place, "web_search_requests", None) or 0 for place in told)
     return usage_of_totals(
         input_tokens=usage.prompt_tokens or 0,
         cache_read=getattr(prompt, "cached_tokens", None) or 0,
         cache_write=getattr(prompt, "cache_creation_tokens", None) or 0,
+        cache_write_1h=getattr(written, "ephemeral_1h_input_tokens", None) or 0,
         output_tokens=usage.completion_tokens or 0,
         reasoning=getattr(completion, "reasoning_tokens", None) or 0,
+        tool_calls={"web_search": searches} if searches else {},
     )
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from agents import Model, ModelBehaviorError, ModelProvider, ModelResponse, ModelSettings, MultiProvider
@@ -96,7 +97,7 @@ class MeteredModel(Model):
                 response = await self._wrapped.get_response(
                     system_instructions, input, limited, tools, output_schema, handoffs, tracing, **conversation
                 )
-                report_answer(call, _usage(response.usage), _answer_text(response))
+                report_answer(call, _usage(response), _answer_text(response))
             except ModelBehaviorError as error:
                 useless = error  # the provider answered, and has its money: settled as completed
         if useless is not None:
@@ -200,6 +201,7 @@ class MeteredModel(Model):
             tools=[_tool(tool) for tool in tools],
             max_output_tokens=settings.max_tokens,
             min_output_tokens=self._min_output_tokens,
+            max_tool_calls=(settings.extra_args or {}).get("max_tool_calls"),
             run_id=trace.trace_id if trace is not None and trace.trace_id != "no-op" else None,
             stream=stream,
         )
@@ -244,15 +246,22 @@ def _answer_text(response: ModelResponse) -> str:
 
 
 def _usage_of(event: Any) -> Usage | None:
-    return _usage(event.response.usage) if event.type in _ENDS else None
+    return _usage(event.response) if event.type in _ENDS else None
 
 
-def _usage(usage: Any) -> Usage | None:
+def _usage(response: Any) -> Usage | None:
+    usage = response.usage
     if usage is None:
         return None
     details = {name: getattr(usage, name).model_dump() for name in ("input_tokens_details", "output_tokens_details")}
     counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-    return usage_or_none(counts | details, usage_from_openai)
+    output = [{"type": getattr(item, "type", None), "action": _action(item)} for item in response.output]
+    return usage_or_none(counts | details, partial(usage_from_openai, output=output))
+
+
+def _action(item: Any) -> dict[str, Any]:
+    kind = getattr(getattr(item, "action", None), "type", None)
+    return {"type": kind} if kind else {}
 
 
 def _messages(instructions: str | None, input: str | list[Any], output_schema: Any) -> Iterator[Mapping[str, Any]]:

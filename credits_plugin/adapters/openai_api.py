@@ -2,20 +2,23 @@
 
 Requests are read strictly: a field is passed on only if what it can cost is counted, in the prompt, in the output's
 limit, or nowhere. One that chooses another model, a faster tier, a paid tool or something that is stored under the
-upstream's key would make calls that cost more than they are charged, or show one account what is another's.
+upstream's key would make calls that cost more than they are charged, or show one account what is another's. Tools that
+the upstream runs are passed on only where the host names them: it knows whether it has a price for their calls.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Self, TypeAlias
 
 from hookspecs import AIRequest, Refusal, Usage
 
 from ..errors import InvalidValue
+from ..pricing.hosted_tools import DEFAULT_TOOL_CALLS, price_name
 from ..pricing.usage import usage_from_openai
 from ..web import refusal_response
 from .base import Payer, StreamingCall, request_of, usage_or_none
@@ -39,14 +42,16 @@ _FIELDS: Final[Mapping[str, frozenset[str]]] = {
         "presence_penalty response_format reasoning_effort verbosity functions function_call "
         "top_k min_p repetition_penalty".split()
     ),
-    RESPONSES: frozenset(f"{_SHARED} input instructions max_output_tokens text reasoning truncation include".split()),
+    RESPONSES: frozenset(
+        f"{_SHARED} input instructions max_output_tokens max_tool_calls text reasoning truncation include".split()
+    ),
     EMBEDDINGS: frozenset("model user input dimensions encoding_format".split()),
 }
 ENDPOINTS: Final = tuple(_FIELDS)
 """Paths of the calls that can be metered."""
 
 _LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_OWN_TOOLS: Final = frozenset(("function", "custom"))
+_OWN_TOOLS: Final = ("function", "custom")
 _SPOKEN: Final = frozenset(("content", "refusal", "reasoning", "reasoning_content", "text", "name", "arguments"))
 _LAST_EVENTS: Final = frozenset(("response.completed", "response.incomplete"))
 _FAILURES: Final = frozenset(("error", "response.failed"))
@@ -62,10 +67,14 @@ def request_of_body(
     provider: str | None = None,
     request_id: str | None = None,
     min_output_tokens: int | None = None,
+    hosted_tools: Collection[str] = (),
+    most_tool_calls: int = DEFAULT_TOOL_CALLS,
 ) -> AIRequest:
     """Return the request that a body to one of :data:`ENDPOINTS` makes; several choices count as one output.
 
-    ``min_output_tokens`` is for how short an answer it shall still be made, as in :class:`AIRequest`.
+    ``min_output_tokens`` is for how short an answer it shall still be made, as in :class:`AIRequest`. ``hosted_tools``
+    are those of the upstream's own tools that are served, in Responses alone, by the names of their prices
+    (``web_search``). A request makes ``most_tool_calls`` of them, fewer if it says so: the limit is to be sent.
 
     Raises:
         InvalidValue: a field is wrong, or its cost is not known here; ``fields["field"]`` names it.
@@ -77,7 +86,10 @@ def request_of_body(
     _require(isinstance(body.get("model"), str), "model", "the name of a model")
     _require(isinstance(body.get("stream"), bool | None), "stream", "true or false")
     tools = [*_list(body, "tools"), *_list(body, "functions")]
-    _require(all(tool.get("type", "function") in _OWN_TOOLS for tool in tools), "tools", "functions of your own")
+    hosted = [tool for tool in tools if tool.get("type", "function") not in _OWN_TOOLS]
+    served = hosted_tools if path == RESPONSES else ()
+    _require(all(_is_served(tool, served) for tool in hosted), "tools", " or ".join(["functions of your own", *served]))
+    most = _limit(body, "max_tool_calls") or most_tool_calls
     # What shapes the answer is part of the prompt, too.
     tools += [body[name] for name in ("response_format", "text") if isinstance(body.get(name), dict)]
     request = request_of(
@@ -88,13 +100,21 @@ def request_of_body(
         tools=tools,
         max_output_tokens=1 if path == EMBEDDINGS else _output_limit(body),
         min_output_tokens=min_output_tokens,
+        max_tool_calls=min(most, most_tool_calls) if hosted else None,
         stream=body.get("stream") is True,
     )
     return replace(request, request_id=request_id)
 
 
-def upstream_body(path: str, body: Body, *, max_output_tokens: int, limit_field: str = "max_tokens") -> dict[str, Any]:
-    """Return what to send on: with the limit that the hold covers, usage in streams, and nothing stored.
+def upstream_body(
+    path: str,
+    body: Body,
+    *,
+    max_output_tokens: int,
+    max_tool_calls: int | None = None,
+    limit_field: str = "max_tokens",
+) -> dict[str, Any]:
+    """Return what to send on: with the limits that the hold covers, usage in streams, and nothing stored.
 
     ``limit_field`` is the upstream's name for the limit of a chat's output, of each of its choices.
 
@@ -109,6 +129,8 @@ def upstream_body(path: str, body: Body, *, max_output_tokens: int, limit_field:
             sent["stream_options"] = {**_object(body.get("stream_options")), "include_usage": True}
     if path == RESPONSES:
         sent |= {"max_output_tokens": max_output_tokens, "store": False}
+        if max_tool_calls is not None:
+            sent["max_tool_calls"] = max_tool_calls
     return sent
 
 
@@ -137,9 +159,12 @@ def read_object(raw: bytes) -> dict[str, Any]:
 
 def usage_of(answer: Body) -> Usage | None:
     """Return the usage of an answer, of a chunk of a chat, or of the last event of a response, where it has one."""
-    raw = _object(answer.get("usage") or _object(answer.get("response")).get("usage"))
+    whole = answer if answer.get("usage") else _object(answer.get("response"))
+    raw, output = _object(whole.get("usage")), whole.get("output")
+    said = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
     # An embedding has no output, and says nothing of it.
-    return usage_or_none({"completion_tokens": 0, **raw} if "prompt_tokens" in raw else raw, usage_from_openai)
+    told = {"completion_tokens": 0, **raw} if "prompt_tokens" in raw else raw
+    return usage_or_none(told, partial(usage_from_openai, output=said))
 
 
 def text_of(answer: Body) -> str:
@@ -273,11 +298,18 @@ def _prompt(path: str, body: Body) -> Sequence[Body]:
 
 def _output_limit(body: Body) -> int | None:
     choices = _choices(body)
-    for name in _LIMITS:
-        if body.get(name) is not None:
-            _require(type(body[name]) is int and body[name] > 0, name, "a whole number above 0")
-            return choices * int(body[name])
-    return None
+    limits = (_limit(body, name) for name in _LIMITS)
+    return next((choices * limit for limit in limits if limit is not None), None)
+
+
+def _limit(body: Body, name: str) -> int | None:
+    limit = body.get(name)
+    _require(limit is None or (type(limit) is int and limit > 0), name, "a whole number above 0")
+    return limit
+
+
+def _is_served(tool: Body, served: Collection[str]) -> bool:
+    return isinstance(tool["type"], str) and price_name(tool["type"]) in served
 
 
 def _choices(body: Body) -> int:

@@ -8,6 +8,7 @@ again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, NoReturn
@@ -19,11 +20,13 @@ from pydantic_ai.messages import (
     AudioUrl,
     BaseToolReturnPart,
     BinaryContent,
+    CachePoint,
     DocumentUrl,
     FilePart,
     ImageUrl,
     ModelMessage,
     ModelResponse,
+    NativeToolCallPart,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
@@ -39,9 +42,13 @@ from hookspecs import AIRequest, Refusal, Usage
 
 from ..bootstrap import Credits
 from ..metering import MeteredCall, RequestRefused
+from ..pricing.hosted_tools import price_name
 from .base import Identify, guarded_stream, report_answer, request_of, usage_of_totals
 
 NOT_METERED: Final = Refusal("not_metered", "Batches and compaction cannot be metered; send ordinary requests.")
+
+_LASTING: Final = ("1h", "12h")
+"""Lives of a cache that are, or are cut to, an hour at the providers that have a price for it."""
 
 
 class MeteredRequests(AbstractCapability[Any]):
@@ -166,6 +173,7 @@ class MeteredModel(WrapperModel):
             tools=list(_tools(parameters)),
             max_output_tokens=settings.get("max_tokens"),
             min_output_tokens=self._min_output_tokens,
+            cache_control=_cache(settings, parameters),
             run_id=context.run_id if context else None,
             stream=stream,
         )
@@ -222,7 +230,13 @@ def _usage_of(response: ModelResponse) -> Usage | None:
         cache_write=usage.cache_write_tokens,
         output_tokens=usage.output_tokens,
         reasoning=usage.output_reasoning_tokens,
+        tool_calls=Counter(price_name(part.tool_name) for part in response.parts if _is_charged(part)),
     )
+
+
+def _is_charged(part: object) -> bool:
+    # Of what OpenAI's web search does, opening and reading a page is free.
+    return isinstance(part, NativeToolCallPart) and (part.args_as_dict() or {}).get("type", "search") == "search"
 
 
 def _text_of_event(event: object) -> str:
@@ -271,8 +285,6 @@ def _content(part: Any) -> str | list[dict[str, Any]]:
 def _piece(piece: Any) -> dict[str, Any]:
     """Return a piece of a prompt as a part of a chat message: files are counted by size, or as references."""
     match piece:
-        case str():
-            return _text(piece)
         case ImageUrl() | AudioUrl() | VideoUrl() | DocumentUrl():
             kind = piece.kind.replace("-", "_")
             return {"type": kind, kind: {"url": piece.url}}
@@ -282,8 +294,10 @@ def _piece(piece: Any) -> dict[str, Any]:
             return {"type": "image" if piece.is_image else "file", "file_data": piece.base64}
         case UploadedFile():
             return {"type": "file", "file": {"file_id": piece.file_id}}
+        case CachePoint():
+            return {"cache_control": {"ttl": piece.ttl}}
         case _:
-            return _text(str(getattr(piece, "content", "")))
+            return _text(piece if isinstance(piece, str) else str(getattr(piece, "content", "")))
 
 
 def _text(text: str) -> dict[str, Any]:
@@ -298,3 +312,12 @@ def _tools(parameters: ModelRequestParameters) -> Iterator[dict[str, Any]]:
     for tool in (*parameters.function_tools, *parameters.output_tools):
         function = {"name": tool.name, "description": tool.description or "", "parameters": tool.parameters_json_schema}
         yield {"type": "function", "function": function}
+    for native in parameters.native_tools:
+        yield {"type": native.kind, "max_uses": getattr(native, "max_uses", None), "settings": _json(native)}
+
+
+def _cache(settings: Mapping[str, Any], parameters: ModelRequestParameters) -> Mapping[str, Any] | None:
+    """Return the request's wish for an hour's cache, by pydantic-ai's own setting or by those of a provider."""
+    asked = [parameters.cache, *(value for name, value in settings.items() if "cache" in name)]
+    lives = [value.get("retention") if isinstance(value, Mapping) else value for value in asked]
+    return {"ttl": "1h"} if any(isinstance(life, str) and life in _LASTING for life in lives) else None

@@ -149,8 +149,10 @@ class Metering:
     async def _estimate(self, request: AIRequest) -> tuple[Estimate, Price]:
         price = self.price_of(request)
         given = await self.override(request) if self.override is not None else None
-        default = self.settings.default_max_output_tokens
-        return given or estimate(request, price, default_max_output_tokens=default), price
+        if given is not None:
+            return given, price
+        output, calls = self.settings.default_max_output_tokens, self.settings.default_tool_calls
+        return estimate(request, price, default_max_output_tokens=output, default_tool_calls=calls), price
 
     def _likely_output_tokens(self, request: AIRequest, account_id: int, price: Price) -> int | None:
         if not request.can_extend and self.settings.hold_policy is HoldPolicy.BOUND:

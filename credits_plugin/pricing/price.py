@@ -178,12 +178,13 @@ class Price:
         output_tokens: int,
         audio_input_tokens: int = 0,
         tool_calls: Mapping[str, int] | None = None,
+        is_cached_1h: bool = False,
     ) -> int:
         """Return the highest cost of any usage with at most so many prompt and completion tokens and tool calls.
 
         ``audio_input_tokens`` of the prompt are beside its ``input_tokens``. Every prompt token is taken at its dearest
-        kind, and the tier that makes the request dearest is assumed among those that so long a prompt can reach. What
-        is written to an hour's cache, at a price of its own, is not among those kinds: it may cost more.
+        kind, and the tier that makes the request dearest is assumed among those that so long a prompt can reach. To be
+        written to an hour's cache is among those kinds only where ``is_cached_1h``.
 
         Raises:
             InvalidValue: a count is negative or no whole number, or the bound exceeds ``MAX_AMOUNT``.
@@ -191,27 +192,31 @@ class Price:
         _require_count(input_tokens, "input_tokens")
         _require_count(output_tokens, "output_tokens")
         _require_count(audio_input_tokens, "audio_input_tokens")
-        for tool, count in (tool_calls or {}).items():
-            _require_count(count, f"calls of {tool:.40}")
-        weighted = (
-            self.request_rate
-            + self._tool_fees(tool_calls or {})
-            + max(
-                _dearest_prompt(rates, longest, input_tokens, audio_input_tokens) + output_tokens * rates.highest_output
-                for rates, longest in self._reachable(input_tokens + audio_input_tokens)
-            )
+        prompt = (input_tokens, audio_input_tokens, is_cached_1h)
+        weighted = self._fees_bound(tool_calls) + max(
+            _dearest_prompt(rates, longest, *prompt) + output_tokens * rates.highest_output
+            for rates, longest in self._reachable(input_tokens + audio_input_tokens)
         )
         bound = ceil_div(weighted * self._factor, _DIVISOR)
         if bound > MAX_AMOUNT:
-            msg = f"{input_tokens} prompt tokens and {output_tokens} completion tokens are too many to price"
+            calls = " and these tool calls" if tool_calls else ""
+            msg = f"{input_tokens} prompt tokens, {output_tokens} completion tokens{calls} are too many to price"
             raise InvalidValue(msg, model=self.model)
         return bound
 
-    def affordable_output_tokens(self, amount: int, *, input_tokens: int, audio_input_tokens: int = 0) -> int | None:
+    def affordable_output_tokens(
+        self,
+        amount: int,
+        *,
+        input_tokens: int,
+        audio_input_tokens: int = 0,
+        tool_calls: Mapping[str, int] | None = None,
+        is_cached_1h: bool = False,
+    ) -> int | None:
         """Return the most completion tokens whose bound with so many prompt tokens is at most ``amount`` microcredits.
 
-        The inverse of :meth:`bound_microcredits`: None where ``amount`` does not cover the prompt, and at most
-        ``MAX_AMOUNT``, where completion tokens are free.
+        The inverse of :meth:`bound_microcredits`: None where ``amount`` does not cover the prompt and the tool calls,
+        and at most ``MAX_AMOUNT``, where completion tokens are free.
 
         Raises:
             InvalidValue: a count or the amount is negative or no whole number.
@@ -219,10 +224,11 @@ class Price:
         _require_count(amount, "amount")
         _require_count(input_tokens, "input_tokens")
         _require_count(audio_input_tokens, "audio_input_tokens")
-        left = amount * _DIVISOR // self._factor - self.request_rate
+        left = amount * _DIVISOR // self._factor - self._fees_bound(tool_calls)
         affordable = MAX_AMOUNT
+        prompt = (input_tokens, audio_input_tokens, is_cached_1h)
         for rates, longest in self._reachable(input_tokens + audio_input_tokens):
-            for_output = left - _dearest_prompt(rates, longest, input_tokens, audio_input_tokens)
+            for_output = left - _dearest_prompt(rates, longest, *prompt)
             if for_output < 0:
                 return None
             if rates.highest_output:
@@ -288,6 +294,13 @@ class Price:
             msg = f"price record is damaged: {error!r}"
             raise InvalidValue(msg) from error
 
+    def _fees_bound(self, calls: Mapping[str, int] | None) -> int:
+        if not calls:
+            return self.request_rate
+        for tool, count in calls.items():
+            _require_count(count, f"calls of {tool:.40}")
+        return self.request_rate + self._tool_fees(calls)
+
     def _tool_fees(self, calls: Mapping[str, int]) -> int:
         return sum(calls.get(tool, 0) * rate for tool, rate in self.tools)
 
@@ -311,11 +324,12 @@ def shown(value: object) -> str:
     return f"{value!r:.40}" if type(value) is not int or abs(value) < _MAX_RATE else "a far larger one"
 
 
-def _dearest_prompt(rates: Rates, longest: int, text: int, audio: int) -> int:
+def _dearest_prompt(rates: Rates, longest: int, text: int, audio: int, is_cached_1h: bool) -> int:
     """Return the most that ``text`` and ``audio`` tokens can cost in a prompt of at most ``longest`` tokens."""
-    (dearer, first), (cheaper, second) = sorted(
-        ((rates.highest_input, text), (rates.highest_audio_input, audio)), reverse=True
-    )
+    text_rate, audio_rate = rates.highest_input, rates.highest_audio_input
+    if is_cached_1h:
+        text_rate, audio_rate = max(text_rate, rates.each[7]), max(audio_rate, rates.each[7])
+    (dearer, first), (cheaper, second) = sorted(((text_rate, text), (audio_rate, audio)), reverse=True)
     first = min(first, longest)
     return first * dearer + min(second, longest - first) * cheaper
 

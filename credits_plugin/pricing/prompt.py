@@ -10,6 +10,8 @@ quotes, colon, comma and brackets. Media count by :mod:`.media`:
 * any other inline file as its text, or a token per base64 character and one image where it is no text;
 * an inline video: a token per four base64 characters, and one image;
 * a file or video by URL or id: ``REFERENCED_FILE_TOKENS``, as its size is unknown here; a longer one may end in debt.
+
+On the way it is seen whether any part asks the provider to keep it in its cache for an hour.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ _MEDIA: Final = _IMAGES | _AUDIO | _VIDEOS | _FILES
 _PAYLOAD_KEYS: Final = frozenset(("url", "data", "file_data", "file_id", "file_url", "image_url", "id", "b64_json"))
 _BY_REFERENCE: Final = frozenset(("url", "file_id", "file_url", "id"))
 _DESCRIPTIONS: Final = frozenset(("detail", "format"))
+# How a part asks for the provider's cache: Anthropic's word, and that of Amazon Bedrock.
+_CACHE_KEYS: Final = frozenset(("cache_control", "cachePoint"))
+_SHORT_LIFE: Final = "5m"
 # Words of the format itself: they are part of the frame of a message.
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 _PLAIN_KEYS: Final = ("role", "content")
@@ -60,12 +65,14 @@ class PromptTokens:
     """Upper bounds of a prompt's tokens: text and images together, and audio, which some providers price apart.
 
     ``is_exact``: every text was counted with the model's own vocabulary, and there was nothing but texts and roles; the
-    few tokens that the provider adds around them are bounded all the same.
+    few tokens that the provider adds around them are bounded all the same. ``is_cached_1h``: a part of the prompt asks
+    for a cache that lasts longer than Anthropic's five minutes.
     """
 
     text: int
     audio: int = 0
     is_exact: bool = False
+    is_cached_1h: bool = False
 
     @property
     def total(self) -> int:
@@ -91,7 +98,7 @@ def count_prompt(
 class _Prompt:
     """Sums the tokens of everything that is added."""
 
-    __slots__ = ("_audio", "_counter", "_family", "_is_plain", "_looked_at", "_tokens")
+    __slots__ = ("_audio", "_counter", "_family", "_is_cached_1h", "_is_plain", "_looked_at", "_tokens")
 
     def __init__(self, family: Family) -> None:
         self._family = family
@@ -99,11 +106,13 @@ class _Prompt:
         self._tokens = family.per_request
         self._audio = 0
         self._is_plain = True
+        self._is_cached_1h = False
         self._looked_at = 0
 
     def counted(self) -> PromptTokens:
         excess = UNCOUNTABLE_TOKENS if self._looked_at > MAX_VALUES else 0
-        return PromptTokens(self._tokens + excess, self._audio, self._is_plain and self._counter.is_exact)
+        is_exact = self._is_plain and self._counter.is_exact
+        return PromptTokens(self._tokens + excess, self._audio, is_exact, self._is_cached_1h)
 
     def add_messages(self, messages: object) -> None:
         if not isinstance(messages, Collection) or isinstance(messages, (*_TEXTS, Mapping)):
@@ -129,6 +138,8 @@ class _Prompt:
             self._add_value(tools)
         else:
             self._tokens += self._counter.count(text)
+            if any(key in text for key in _CACHE_KEYS):
+                self._is_cached_1h = self._is_cached_1h or any(map(asks_for_1h, _mappings_in(tools)))
 
     def _add_value(self, root: object) -> None:
         self._is_plain = False
@@ -155,6 +166,8 @@ class _Prompt:
                 self._add_foreign(value, stack)
 
     def _add_mapping(self, value: Mapping[Any, Any], stack: list[Any]) -> None:
+        if not self._is_cached_1h and not _CACHE_KEYS.isdisjoint(value):
+            self._is_cached_1h = asks_for_1h(value)
         kind = value.get("type")
         if isinstance(kind, str) and kind in _MEDIA and not _is_text_document(value):
             self._add_media(kind, value, stack)
@@ -216,6 +229,24 @@ class _Prompt:
             stack.append(repr(value) if is_plain else dump() if callable(dump) else dict(vars(value)))
         except Exception:  # noqa: BLE001 - code of the host's types runs here; a bound must come out all the same
             self._tokens += UNCOUNTABLE_TOKENS
+
+
+def asks_for_1h(part: Mapping[Any, Any]) -> bool:
+    """Whether this part of a request asks for a cache of an hour; a life that we do not know counts as one."""
+    asked = (part.get(key) for key in _CACHE_KEYS)
+    lives = (marker.get("ttl") for marker in asked if isinstance(marker, Mapping))
+    return any(life is not None and (not isinstance(life, str) or life != _SHORT_LIFE) for life in lives)
+
+
+def _mappings_in(root: object) -> Iterator[dict[Any, Any]]:
+    stack = [root]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            yield value
+            stack += value.values()
+        elif isinstance(value, list | tuple):
+            stack += value
 
 
 def _small_json(root: object) -> str | None:

@@ -61,13 +61,16 @@ def _openai_completion(usage: Mapping[str, Any], completion: int) -> dict[str, i
 
 
 def _hosted_calls(usage: Mapping[str, Any], output: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Count what is charged by the call; Perplexity tells its searches in the usage."""
-    calls = Counter({"web_search": _count(usage, "num_search_queries", default=0)})
+    """Count what is charged by the call; Perplexity and OpenRouter tell searches in the usage. None counts twice."""
+    calls: Counter[str] = Counter()
     for item in filter(_is_object, output):
         tool = _HOSTED_CALLS.get(str(item.get("type")))
         # Of what a web search call may be, opening and reading a page is free.
         if tool is not None and _parts(item, "action").get("type", "search") == "search":
             calls[tool] += 1
+    told = _parts(usage, "server_tool_use")
+    searches = _count(usage, "num_search_queries", default=_count(told, "web_search_requests", default=0))
+    calls["web_search"] = max(calls["web_search"], searches)
     return {tool: count for tool, count in calls.items() if count}
 
 

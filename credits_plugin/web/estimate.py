@@ -33,7 +33,7 @@ async def estimate_prompt(request: web.Request) -> web.Response:
         account_id=account_id,
         model=_model(one_query_value(request, "model")),
         messages=[{"role": "user", "content": prompt}],
-        max_output_tokens=_max_output_tokens(one_query_value(request, "max_output_tokens")),
+        max_output_tokens=_limit("max_output_tokens", one_query_value(request, "max_output_tokens")),
     )
     return await _answer(request, asked)
 
@@ -42,14 +42,18 @@ async def estimate_chat(request: web.Request) -> web.Response:
     """Answer the same for the ``messages`` and ``tools`` of a body in the OpenAI chat format."""
     account_id = await require_account(request)
     fields = await read_json_object(request, limit=MAX_CHAT_BYTES)
-    limit = fields.get("max_output_tokens")
+    cache = fields.get("cache_control")
+    if not isinstance(cache, dict | None):
+        msg = 'cache_control must be an object, as in {"type": "ephemeral", "ttl": "1h"}.'
+        raise InvalidValue(msg, field="cache_control")
     asked = AIRequest(
         account_id=account_id,
         model=_model(fields.get("model")),
         messages=_objects(fields, "messages"),
         tools=_objects(fields, "tools", default=[]),
-        # The digits of a JSON number: one rule for both routes, and true is no number.
-        max_output_tokens=_max_output_tokens(None if limit is None else repr(limit)),
+        max_output_tokens=_limit_in(fields, "max_output_tokens"),
+        max_tool_calls=_limit_in(fields, "max_tool_calls"),
+        cache_control=cache,
     )
     return await _answer(request, asked)
 
@@ -69,6 +73,7 @@ async def _answer(request: web.Request, asked: AIRequest) -> web.Response:
                 "audio_input_tokens": estimate.audio_input_tokens,
                 "input_tokens_are": "exact" if estimate.is_exact else "bound",
                 "max_output_tokens": estimate.max_output_tokens,
+                "tool_calls": dict(estimate.tool_calls),
                 "cost": amount_json(estimate.cost_microcredits),
                 "available": amount_json(available),
                 "affordable": available >= estimate.cost_microcredits,
@@ -94,10 +99,15 @@ def _objects(fields: dict[str, Any], name: str, *, default: list[Any] | None = N
     return objects
 
 
-def _max_output_tokens(text: str | None) -> int | None:
+def _limit_in(fields: dict[str, Any], name: str) -> int | None:
+    # The digits of a JSON number: one rule for both routes, and true is no number.
+    return _limit(name, None if fields.get(name) is None else repr(fields[name]))
+
+
+def _limit(name: str, text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) > 0):
-        msg = "max_output_tokens must be a whole number above 0."
-        raise InvalidValue(msg, field="max_output_tokens")
+        msg = f"{name} must be a whole number above 0."
+        raise InvalidValue(msg, field=name)
     return int(text)

@@ -146,6 +146,7 @@ _SCHEMAS: Final[dict[str, Any]] = {
             "audio_input_tokens": _COUNT,
             "input_tokens_are": {"enum": ["exact", "bound"]},
             "max_output_tokens": _COUNT,
+            "tool_calls": {"type": "object", "additionalProperties": _COUNT},
             "cost": _ref("Amount"),
             "available": _ref("Amount"),
             "affordable": {"type": "boolean"},
@@ -196,8 +197,10 @@ _CHAT: Final = _object(
         "model": _STRING,
         "tools": _OBJECTS,
         "max_output_tokens": {"type": "integer", "minimum": 1},
+        "max_tool_calls": {"type": "integer", "minimum": 1},
+        "cache_control": {"type": "object"},
     },
-    optional=("model", "tools", "max_output_tokens"),
+    optional=("model", "tools", "max_output_tokens", "max_tool_calls", "cache_control"),
 )
 
 _PATHS: Final[dict[str, Any]] = {

@@ -135,6 +135,43 @@ def test_usage_is_found_wherever_an_answer_has_it():
         assert usage_of(none) is None
 
 
+def test_calls_of_the_upstreams_tools_are_counted_and_odd_items_are_not():
+    calls = [{"type": "web_search_call"}, {"type": "web_search_call", "action": "odd"}, {"type": []}, 5, {}]
+    whole = {"usage": {"input_tokens": 5, "output_tokens": 2}, "output": calls}
+    counted = Usage(input=5, output=2, tool_calls={"web_search": 2})
+    assert usage_of(whole) == usage_of({"type": "response.completed", "response": whole}) == counted
+    assert usage_of(whole | {"output": "odd"}) == Usage(input=5, output=2)
+
+
+@pytest.mark.parametrize("kind", ["web_search", "web_search_preview_2025_03_11", "mcp", [], 5])
+def test_tools_of_the_upstream_are_refused_unless_the_host_serves_them(kind):
+    tools = [{"type": kind}]
+    served = kind not in ("mcp", [], 5)
+    for path, allowed in ((RESPONSES, ()), (CHAT, ("web_search",)), (RESPONSES, ("web_search",))):
+        body = {"model": "toy", "tools": tools} | ({"messages": MESSAGES} if path == CHAT else {"input": "Hello"})
+        if served and path == RESPONSES and allowed:
+            request = request_of_body(path, body, PAYER, hosted_tools=allowed)
+            assert (list(request.tools), request.max_tool_calls) == (tools, 5)
+        else:
+            with pytest.raises(InvalidValue, match="tools must be functions of your own"):
+                request_of_body(path, body, PAYER, hosted_tools=allowed)
+
+
+def test_a_client_may_ask_for_fewer_calls_of_tools_but_not_for_more():
+    body = {"model": "toy", "input": "Hello", "tools": [{"type": "web_search"}]}
+
+    def limit(**more):
+        return request_of_body(
+            RESPONSES, body | more, PAYER, hosted_tools=["web_search"], most_tool_calls=4
+        ).max_tool_calls
+
+    assert (limit(), limit(max_tool_calls=3), limit(max_tool_calls=9)) == (4, 3, 4)
+    assert upstream_body(RESPONSES, body, max_output_tokens=5, max_tool_calls=3)["max_tool_calls"] == 3
+    for odd in (0, -1, True, "many"):
+        with pytest.raises(InvalidValue, match="max_tool_calls must be a whole number above 0"):
+            limit(max_tool_calls=odd)
+
+
 def test_text_is_everything_that_was_said_thought_and_asked_for_and_nothing_twice():
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     message = {"role": "assistant", "content": "a", "reasoning": "b", "tool_calls": [call]}

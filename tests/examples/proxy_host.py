@@ -17,6 +17,7 @@ from credits_plugin.sandbox.demo import load_example
 # 100 credits per USD: 100 and 200 microcredits a token, 10 for a cached one; markup 15 %.
 PRICES = {
     "toy": {"input": "1", "output": "2", "cache_read": "0.1"},
+    "searching": {"input": "1", "output": "2", "cache_read": "0.1", "tools": {"web_search": "0.01"}},
     "toy-embedding": {"input": "1", "output": "0"},
     "local-small": {"input": "2.50", "cache_read": "1.25", "output": "10.00"},
 }

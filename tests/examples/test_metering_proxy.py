@@ -450,6 +450,33 @@ async def test_response_that_builds_on_what_is_stored_or_paid_extra_is_refused(h
     assert upstream.requests == []
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_search_that_the_operator_serves_is_held_for_limited_and_charged(tmp_path, upstream, streaming):
+    tools = [{"type": "web_search", "search_context_size": "low"}]
+    async with running_proxy(tmp_path, upstream.url, hosted_tools=("web_search",), most_tool_calls=3) as host:
+        await host.grant()
+        async with host.client() as client:
+            body = {
+                "model": "searching",
+                "input": "Hello",
+                "tools": tools,
+                "max_output_tokens": 90,
+                "stream": streaming,
+            }
+            answer = await client.responses.create(**body)
+            if streaming:
+                await read(answer)
+            await client.responses.create(**body | {"stream": False}, extra_body={"max_tool_calls": 2})
+            with pytest.raises(openai.BadRequestError, match="functions of your own or web_search"):
+                await client.responses.create(model="searching", input="Hello", tools=[{"type": "image_generation"}])
+        assert [(sent["tools"], sent["max_tool_calls"]) for sent in upstream.bodies] == [(tools, 3), (tools, 2)]
+        assert [amount for amount, _ in await host.charges()] == [
+            COST + 2 * 1_150_000
+        ] * 2  # a page that is read is free
+        bound = await host.service.estimate(AIRequest("acme", "searching", tools=tools, max_tool_calls=3))
+        assert bound.tool_calls == {"web_search": 3}
+
+
 async def test_failed_response_costs_nothing_and_its_event_reaches_the_client(host, client, upstream):
     failed = {"id": "resp_1", "status": "failed", "error": {"code": "server_error", "message": "boom"}, "usage": None}
     upstream.script = [

@@ -115,6 +115,7 @@ def response_of(body, status):
     part = {"type": "output_text", "text": "".join(WORDS), "annotations": []}
     item = {"type": "message", "id": "m", "role": "assistant", "status": status, "content": [part]}
     done = status == "completed"
+    searches = [search(kind) for kind in ("search", "open_page", "search") if body.get("tools")]
     usage = {"input_tokens": 12, "output_tokens": 20, "input_tokens_details": {"cached_tokens": 4}, "total_tokens": 32}
     return {
         "id": "resp_1",
@@ -122,12 +123,17 @@ def response_of(body, status):
         "created_at": 1,
         "model": body["model"],
         "status": status,
-        "output": [item] if done else [],
+        "output": [*searches, item] if done else [],
         "usage": usage if done else None,
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
     }
+
+
+def search(kind):
+    action = {"type": kind} | ({"query": "moon"} if kind == "search" else {"url": "https://moon.example"})
+    return {"type": "web_search_call", "id": f"ws_{kind}", "status": "completed", "action": action}
 
 
 @asynccontextmanager

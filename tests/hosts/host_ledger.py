@@ -13,7 +13,12 @@ from credits_plugin.ledger.ids import account_key, now_ms
 from credits_plugin.pricing.tokens import count_text_tokens
 
 # 100 credits per USD: 100 and 200 microcredits a token, 10 for a cached one; 115, 230 and 11.5 with the markup of 15 %.
-PRICES: Final = {"toy": {"input": "1", "output": "2", "cache_read": "0.1"}}
+PRICES: Final = {
+    "toy": {"input": "1", "output": "2", "cache_read": "0.1"},
+    "searching": {"input": "1", "output": "2", "cache_write_1h": "9", "tools": {"web_search": "0.01"}},
+}
+SEARCH: Final = 1_150_000
+"""Microcredits of a search by the model `searching`."""
 COST: Final = 14_076
 """Microcredits of the provider's usage: (56 · 100 + 64 · 10 + 30 · 200) · 1.15."""
 THREE_WORDS: Final = " ".join(WORDS[:3])

@@ -164,14 +164,15 @@ def test_tiers_must_rise(thresholds):
 
 
 @settings(max_examples=300, deadline=None)
-@given(prices, usages, st.integers(0, 500), st.integers(0, 500))
-def test_no_usage_within_the_counts_costs_more_than_the_bound(price, usage, spare_input, spare_output):
-    usage = replace(usage, cache_write_1h=0)  # the one kind that no bound covers
+@given(prices, usages, st.integers(0, 500), st.integers(0, 500), st.booleans())
+def test_no_usage_within_the_counts_costs_more_than_the_bound(price, usage, spare_input, spare_output, is_cached_1h):
+    usage = usage if is_cached_1h else replace(usage, cache_write_1h=0)
     bound = price.bound_microcredits(
-        input_tokens=usage.input + usage.cache_read + usage.cache_write + spare_input,
+        input_tokens=usage.input + usage.cache_read + usage.cache_write + usage.cache_write_1h + spare_input,
         output_tokens=usage.output + usage.reasoning + usage.audio_output + usage.image_output + spare_output,
         audio_input_tokens=usage.audio_input + usage.audio_cache_read,
         tool_calls=usage.tool_calls,
+        is_cached_1h=is_cached_1h,
     )
     assert price.cost_microcredits(usage) <= bound
 
@@ -199,16 +200,17 @@ def test_the_bound_of_a_prompt_with_audio_is_reached_by_some_usage(price, input_
 
 
 @settings(max_examples=300, deadline=None)
-@given(prices, counts, counts)
-def test_the_bound_is_reached_by_some_usage_within_the_counts(price, input_tokens, output_tokens):
+@given(prices, counts, counts, st.booleans())
+def test_the_bound_is_reached_by_some_usage_within_the_counts(price, input_tokens, output_tokens, is_cached_1h):
     lengths = {input_tokens, *(t.above_input_tokens for t in price.tiers if t.above_input_tokens <= input_tokens)}
     dearest = max(
         price.cost_microcredits(Usage(**{kind: length}, **{output_kind: output_tokens}))
         for length in lengths
-        for kind in ("input", "cache_read", "cache_write")
+        for kind in ("input", "cache_read", "cache_write", *(["cache_write_1h"] if is_cached_1h else []))
         for output_kind in ("output", "reasoning", "audio_output", "image_output")
     )
-    assert price.bound_microcredits(input_tokens=input_tokens, output_tokens=output_tokens) == dearest
+    allowed = {"input_tokens": input_tokens, "output_tokens": output_tokens, "is_cached_1h": is_cached_1h}
+    assert price.bound_microcredits(**allowed) == dearest
 
 
 def test_a_bound_that_does_not_fit_the_database_is_refused():
@@ -309,9 +311,12 @@ def test_usd_become_rates_exactly_or_rounded_up():
 
 
 @settings(max_examples=500, deadline=None)
-@given(prices, counts, counts, st.integers(0, 10**9))
-def test_the_affordable_output_is_the_largest_whose_bound_is_within_the_amount(price, text, audio, amount):
-    prompt = {"input_tokens": text, "audio_input_tokens": audio}
+@given(prices, counts, counts, st.integers(0, 10**9), st.integers(0, 9), st.booleans())
+def test_the_affordable_output_is_the_largest_whose_bound_is_within_the_amount(
+    price, text, audio, amount, calls, is_cached_1h
+):
+    prompt = {"input_tokens": text, "audio_input_tokens": audio, "is_cached_1h": is_cached_1h}
+    prompt["tool_calls"] = {"web_search": calls, "other": 3}
     affordable = price.affordable_output_tokens(amount, **prompt)
     if affordable is None:
         assert price.bound_microcredits(**prompt, output_tokens=0) > amount

@@ -90,6 +90,9 @@ def test_calls_of_openais_own_tools_are_counted_from_the_output_items():
     assert usage.tool_calls == {"web_search": 2, "file_search": 1}
     searched = usage_from_openai({"prompt_tokens": 1, "completion_tokens": 1, "num_search_queries": 3})
     assert searched.tool_calls == {"web_search": 3}
+    openrouter = {"prompt_tokens": 5, "completion_tokens": 2, "server_tool_use": {"web_search_requests": 3}}
+    assert usage_from_openai(openrouter).tool_calls == {"web_search": 3}
+    assert usage_from_openai(openrouter, output=[{"type": "web_search_call"}]).tool_calls == {"web_search": 3}
 
 
 def test_anthropic_tells_the_lasting_cache_and_the_calls_of_its_own_tools():

@@ -94,6 +94,9 @@ async def test_what_is_not_counted_exactly_is_called_a_bound(shopfront: Shopfron
         ({"max_output_tokens": 1.5}, "max_output_tokens"),
         ({"max_output_tokens": "5"}, "max_output_tokens"),
         ({"max_output_tokens": 10**400}, "max_output_tokens"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
+        ({"max_tool_calls": "many"}, "max_tool_calls"),
+        ({"cache_control": "1h"}, "cache_control"),
     ],
 )
 async def test_a_bad_field_of_a_chat_is_named(shopfront: Shopfront, fields: dict[str, Any], named: str):
@@ -118,3 +121,17 @@ async def test_a_chat_is_read_only_for_an_account_and_only_up_to_the_limit(shopf
 )
 async def test_odd_messages_are_answered_too(shopfront: Shopfront, messages: list[Any]):
     assert (await posted(shopfront, {"messages": messages}))["input_tokens"] > 0
+
+
+async def test_tools_of_the_provider_and_their_limit_are_in_the_answer(shopfront: Shopfront):
+    chat = {"model": "claude-sonnet-4-5", "max_output_tokens": 1, "tools": [{"type": "web_search_20250305"}]}
+    chat |= {"messages": [{"role": "user", "content": "Who won?"}]}
+    expected, limited = await posted(shopfront, chat), await posted(shopfront, chat | {"max_tool_calls": 1})
+    assert (expected["tool_calls"], limited["tool_calls"]) == ({"web_search": 5}, {"web_search": 1})
+    assert expected["cost"]["microcredits"] - limited["cost"]["microcredits"] == 4 * 1_150_000
+
+
+async def test_an_hours_cache_of_the_whole_request_is_in_the_cost(shopfront: Shopfront):
+    chat = {"model": "claude-sonnet-4-5", "messages": [{"role": "user", "content": "Hi"}], "max_output_tokens": 1}
+    lasting = await posted(shopfront, chat | {"cache_control": {"type": "ephemeral", "ttl": "1h"}})
+    assert lasting["cost"]["microcredits"] > (await posted(shopfront, chat))["cost"]["microcredits"]

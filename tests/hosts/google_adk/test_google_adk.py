@@ -17,7 +17,7 @@ from google.adk.runners import InMemoryRunner
 from google.adk.tools.agent_tool import AgentTool
 from google.genai import types
 from host_examples import run_example
-from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS_TOKENS, affording
+from host_ledger import ANSWER_TOKENS, COST, SEARCH, THREE_WORDS_TOKENS, affording
 from stub_provider import ANSWER, Behaviour
 
 from credits_plugin.adapters import Payer, google_adk
@@ -206,6 +206,43 @@ async def test_reasoning_that_a_model_counts_twice_is_charged_once(service, prov
     agent = LlmAgent(name="helper", model=Reasoning(model="toy"))
     await chat(InMemoryRunner(agent=agent, app_name="test", plugins=[MeteredModels(service, identify)]), "ann")
     assert ledger.tokens("ann") == [(120, 0, 0, 10, 20)]
+
+
+@pytest.mark.parametrize(("version", "searches"), [("gemini-2.5-flash", 1), ("gemini-3.1-pro-preview", 2), (None, 2)])
+async def test_searches_of_google_are_held_for_and_charged(service, ledger, version, searches):
+    held: list[int] = []
+
+    class Searching(BaseLlm):
+        async def generate_content_async(self, llm_request, stream=False):
+            held.append(ledger.held("ann"))
+            usage = {"prompt_token_count": 10, "candidates_token_count": 5, "total_token_count": 15}
+            yield LlmResponse(
+                content=said(ANSWER),
+                model_version=version,
+                usage_metadata=types.GenerateContentResponseUsageMetadata(**usage),
+                grounding_metadata=types.GroundingMetadata(web_search_queries=["moon", "", "sun", "moon"]),
+            )
+
+    config = types.GenerateContentConfig(tools=[types.Tool(google_search=types.GoogleSearch())], max_output_tokens=10)
+    agent = LlmAgent(name="helper", model=Searching(model="searching"), before_model_callback=with_tools(config))
+    runner = InMemoryRunner(agent=agent, app_name="test", plugins=[MeteredModels(service, identify)])
+    ledger.grant("ann", 5 * SEARCH)
+    await chat(runner, "ann")
+    assert held == []
+    ledger.grant("ann")
+    async with aclosing(begin(runner, "ann")) as events:
+        async for _ in events:
+            pass
+    assert 5 * SEARCH < held[0] < 6 * SEARCH
+    assert ledger.charges("ann") == [searches * SEARCH + affording(10, 5)]
+
+
+def with_tools(config: types.GenerateContentConfig):
+    def add(callback_context, llm_request):
+        llm_request.config.tools = [*(llm_request.config.tools or ()), *config.tools]
+        llm_request.config.max_output_tokens = config.max_output_tokens
+
+    return add
 
 
 async def test_an_agent_used_as_a_tool_is_paid_for_by_whoever_asked(service, model, ledger, provider):

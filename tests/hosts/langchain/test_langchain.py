@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 from host_examples import run_example
-from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS, THREE_WORDS_TOKENS, affording
+from host_ledger import ANSWER_TOKENS, COST, SEARCH, THREE_WORDS, THREE_WORDS_TOKENS, affording
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.caches import InMemoryCache
@@ -431,6 +431,36 @@ async def test_a_prompt_that_openai_has_no_name_for_is_metered(service, ledger, 
     ledger.grant("ada")
     await metered_model(Written(), service, Payer("ada")).ainvoke([HumanMessage([block])])
     assert ledger.tokens("ada") == [(70, 10, 20, 3, 2)]
+
+
+@pytest.mark.parametrize("place", [None, "block", "setting"])
+async def test_an_hours_cache_is_held_for_and_charged(service, ledger, place):
+    held: list[int] = []
+
+    class Lasting(Written):
+        model: str = "searching"
+
+        def _generate(self, messages, stop=None, run_manager=None, **settings):
+            held.append(ledger.held("ada"))
+            read = {"cache_creation": 0, "ephemeral_1h_input_tokens": 20}
+            usage = {"input_tokens": 100, "output_tokens": 5, "total_tokens": 105, "input_token_details": read}
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("Hello!", usage_metadata=usage))])
+
+    ledger.grant("ada")
+    marker = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    block = {"type": "text", "text": "Hello " * 1_000} | (marker if place == "block" else {})
+    model = metered_model(Lasting(), service, Payer("ada"))
+    await model.ainvoke([HumanMessage([block])], **(marker if place == "setting" else {}))
+    assert (held[0] > 1_000 * 900) is (place is not None)
+    assert ledger.charges("ada") == [(80 * 100 + 20 * 900 + 5 * 200) * 115 // 100]
+
+
+async def test_searches_of_the_provider_are_held_for(service, model, provider, ledger):
+    searching = metered_model(model.model_copy(update={"model_name": "searching"}), service, Payer("ada"))
+    ledger.grant("ada", 2 * SEARCH)
+    with pytest.raises(RequestRefused):
+        await searching.ainvoke("Hello", tools=[{"type": "web_search", "max_uses": 2}])
+    assert provider.calls == []
 
 
 def test_a_model_with_a_stream_of_its_own_is_not_metered(service, model):

@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import litellm
 import openai
 import pytest
 from host_examples import EXAMPLES
-from host_ledger import COST, PRICES, THREE_WORDS_TOKENS, Ledger, affording
+from host_ledger import COST, PRICES, SEARCH, THREE_WORDS_TOKENS, Ledger, affording
+from litellm.types.utils import CacheCreationTokenDetails, PromptTokensDetailsWrapper
 from stub_provider import ANSWER, Behaviour, StubProvider
 
-from credits_plugin import Credits, Settings, build
+from credits_plugin import Credits, Settings, Usage, build
+from credits_plugin.adapters.litellm_proxy import _usage_of as usage_of
 from credits_plugin.pricing.prompt import count_prompt
 from credits_plugin.sandbox.model_server import ModelServer
 
@@ -30,6 +33,7 @@ START_S = 60
 CONFIG = """
 model_list:
   - {model_name: toy, litellm_params: {model: openai/toy, api_base: PROVIDER, api_key: none, max_retries: 0}}
+  - {model_name: searching, litellm_params: {model: openai/toy, api_base: PROVIDER, api_key: none, max_retries: 0}}
   - {model_name: closed, litellm_params: {model: openai/toy, api_base: "http://127.0.0.1:9/v1", api_key: none}}
   - {model_name: alone, litellm_params: {model: openai/toy, api_base: "http://127.0.0.1:9/v1", api_key: none}}
 litellm_settings:
@@ -88,6 +92,7 @@ def proxy(home: Path, ledger: Ledger, running_provider: StubProvider) -> Iterato
     lines = [
         f"[prices.{name}]\n" + "\n".join(f'{k} = "{v}"' for k, v in price.items()) for name, price in prices.items()
     ]
+    lines.append('[prices.searching]\ninput = "1"\noutput = "2"\ntools = {web_search = "0.01"}')
     (home / "credits.toml").write_text("\n".join(lines))
     with running_proxy(home, home / "config.yaml", ledger, CREDITS_SETTINGS=str(home / "credits.toml")) as url:
         yield url
@@ -147,6 +152,28 @@ def settled(ledger: Ledger, user: str, count: int = 1) -> list[tuple[int, ...]]:
         assert time.monotonic() < deadline, (ledger.tokens(user), ledger.held(user))
         time.sleep(0.02)
     return ledger.tokens(user)
+
+
+def test_searches_and_an_hours_cache_are_read_from_litellms_usage():
+    lives = CacheCreationTokenDetails(ephemeral_5m_input_tokens=5, ephemeral_1h_input_tokens=15)
+    prompt = PromptTokensDetailsWrapper(
+        cached_tokens=10, cache_creation_tokens=20, cache_creation_token_details=lives, web_search_requests=2
+    )
+    usage = litellm.Usage(prompt_tokens=100, completion_tokens=5, prompt_tokens_details=prompt)
+    read = usage_of(litellm.ModelResponse(usage=usage))
+    assert read == Usage(70, 10, 5, 5, cache_write_1h=15, tool_calls={"web_search": 2})
+    assert usage_of(litellm.ModelResponse(usage=litellm.Usage(prompt_tokens=1, completion_tokens=2))) == Usage(
+        1, output=2
+    )
+
+
+@pytest.mark.parametrize("asked", [{"tools": [{"type": "web_search"}]}, {"web_search_options": {}}])
+def test_searches_of_the_provider_are_held_for(proxy, ledger, provider, asked):
+    user = f"searcher-{next(iter(asked))}"
+    ledger.grant(user, 5 * SEARCH)
+    with pytest.raises(openai.APIStatusError) as refused:
+        ask(proxy, user, model="searching", **asked)
+    assert (refused.value.status_code, provider.calls) == (402, [])
 
 
 def test_an_answer_costs_what_the_provider_reported(proxy, ledger, provider):

@@ -9,16 +9,22 @@ from dataclasses import dataclass
 import pytest
 from agents import (
     Agent,
+    Model,
     ModelBehaviorError,
+    ModelResponse,
     ModelSettings,
     OpenAIProvider,
     RunConfig,
     Runner,
+    WebSearchTool,
     trace,
 )
+from agents.usage import Usage
 from host_examples import run_example
-from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS, THREE_WORDS_TOKENS, affording
+from host_ledger import ANSWER_TOKENS, COST, SEARCH, THREE_WORDS, THREE_WORDS_TOKENS, affording
 from openai import APIConnectionError, AsyncOpenAI, InternalServerError
+from openai.types.responses import ResponseFunctionWebSearch, ResponseOutputMessage, ResponseOutputText
+from openai.types.responses.response_function_web_search import ActionOpenPage, ActionSearch
 from stub_provider import ANSWER, Behaviour, StubProvider
 
 from credits_plugin import Credits
@@ -265,6 +271,41 @@ async def test_a_metered_model_of_a_metered_provider_is_charged_once(service, co
     await text_of(Runner.run_streamed(agent, "Hello", run_config=twice))
     await ledger.settled("ada")
     assert ledger.charges("ada") == [COST, COST]
+
+
+async def test_searches_of_the_provider_are_held_for_and_charged(service, ledger):
+    held: list[int] = []
+
+    class Searching(Model):
+        async def get_response(self, *_asked, **_more) -> ModelResponse:
+            held.append(ledger.held("ada"))
+            actions = [
+                ActionSearch(type="search", query="moon"),
+                ActionOpenPage(type="open_page", url="https://x.test"),
+            ]
+            calls = [
+                ResponseFunctionWebSearch(id="w", type="web_search_call", status="completed", action=action)
+                for action in actions
+            ]
+            text = ResponseOutputText(annotations=[], text="Hi", type="output_text")
+            said = ResponseOutputMessage(id="m", content=[text], role="assistant", status="completed", type="message")
+            return ModelResponse([*calls, said], Usage(requests=1, input_tokens=10, output_tokens=5), None)
+
+        def stream_response(self, *_asked, **_more):
+            raise NotImplementedError
+
+    searching = Searching()
+    searching.model = "searching"
+    model = MeteredModel(searching, service, Payer("ada"))
+    settings = ModelSettings(max_tokens=10, extra_args={"max_tool_calls": 3})
+    agent = Agent(name="Helper", model=model, tools=[WebSearchTool()], model_settings=settings)
+    ledger.grant("ada", 3 * SEARCH)
+    with pytest.raises(RequestRefused):
+        await Runner.run(agent, "Hello", run_config=RunConfig(tracing_disabled=True))
+    ledger.grant("ada")
+    await Runner.run(agent, "Hello", run_config=RunConfig(tracing_disabled=True))
+    assert 3 * SEARCH < held[0] < 4 * SEARCH
+    assert ledger.charges("ada") == [SEARCH + affording(10, 5)]
 
 
 async def test_a_traced_run_names_its_trace_as_the_run(agent, service, upstream, provider, ledger):

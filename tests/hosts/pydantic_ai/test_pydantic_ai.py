@@ -9,18 +9,30 @@ from dataclasses import dataclass
 
 import pytest
 from host_examples import run_example
-from host_ledger import ANSWER_TOKENS, COST, THREE_WORDS, THREE_WORDS_TOKENS, affording
+from host_ledger import ANSWER_TOKENS, COST, SEARCH, THREE_WORDS, THREE_WORDS_TOKENS, affording
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.direct import model_request, model_request_stream
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
-from pydantic_ai.messages import BinaryContent, ModelRequest, ModelResponse, TextPart
+from pydantic_ai.messages import (
+    BinaryContent,
+    CachePoint,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    NativeToolCallPart,
+    TextPart,
+    UserPromptPart,
+)
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.native_tools import WebSearchTool
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.usage import RequestUsage
 from stub_provider import ANSWER, Behaviour, StubProvider
 
 from credits_plugin import Credits
@@ -342,6 +354,44 @@ async def test_an_image_is_estimated_by_its_size_and_not_as_text(agent, provider
     image = BinaryContent(bytes(600_000), media_type="image/png")
     await agent.run(["What is this?", image], deps=Deps("ada"))
     assert ledger.charges("ada") == [COST]
+
+
+async def test_searches_of_the_provider_are_held_for_and_charged(service, ledger):
+    held: list[int] = []
+
+    def answer(messages, info) -> ModelResponse:
+        held.append(ledger.held("ada"))
+        read = NativeToolCallPart("web_search", {"type": "open_page"})
+        parts = [NativeToolCallPart("web_search", {"type": "search"}), NativeToolCallPart("web_search", "{}"), read]
+        return ModelResponse([*parts, TextPart("Hi")], usage=RequestUsage(input_tokens=10, output_tokens=5))
+
+    metered = MeteredModel(FunctionModel(answer, model_name="searching"), service, lambda _: Payer("ada"))
+    parameters = ModelRequestParameters(native_tools=[WebSearchTool(max_uses=3)])
+    hello: list[ModelMessage] = [ModelRequest([UserPromptPart("Hello")])]
+    ledger.grant("ada", 3 * SEARCH)
+    await metered.request(hello, {"max_tokens": 10}, parameters)
+    assert held == []  # three searches, and nothing left for a word
+    ledger.grant("ada")
+    await metered.request(hello, {"max_tokens": 10}, parameters)
+    assert 3 * SEARCH < held[0] < 4 * SEARCH
+    assert ledger.charges("ada") == [2 * SEARCH + affording(10, 5)]
+
+
+@pytest.mark.parametrize("setting", [None, "cache", "anthropic_cache", "anthropic_cache_messages", "point"])
+async def test_an_hours_cache_is_held_for_however_it_is_asked_for(service, ledger, setting):
+    held: list[int] = []
+
+    def answer(messages, info) -> ModelResponse:
+        held.append(ledger.held("ada"))
+        return ModelResponse([TextPart("Hi")], usage=RequestUsage(input_tokens=10, output_tokens=5))
+
+    ledger.grant("ada")
+    metered = MeteredModel(FunctionModel(answer, model_name="searching"), service, lambda _: Payer("ada"))
+    points = [CachePoint(ttl="1h")] if setting == "point" else []
+    hello: list[ModelMessage] = [ModelRequest([UserPromptPart(["Hello " * 1_000, *points])])]
+    settings = {"max_tokens": 10} | ({setting: "1h"} if setting not in (None, "point") else {})
+    await metered.request(hello, settings, ModelRequestParameters())
+    assert (held[0] > 1_000 * 900) is (setting is not None)
 
 
 def test_the_example_runs_and_says_what_was_charged(ledger, tmp_path):
