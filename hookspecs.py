@@ -10,6 +10,7 @@ resolved to ``None``, and a wrapper would see it before it ran. The async hooks 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
@@ -323,12 +324,17 @@ class HookCaller:
     async def before_ai_request(self, request: AIRequest) -> Hold | Refusal:
         """Ask every gate in turn: the first refusal ends it, a failing gate refuses, and exactly one hold is needed.
 
-        Holds that were placed before a later gate refused are given back through ``after_ai_request``.
+        Holds that were placed before a later gate refused, or before the caller was cancelled, are given back through
+        ``after_ai_request``.
         """
         self._check_contract()
         hold: Hold | None = None
         for implementation in self._implementations("before_ai_request"):
-            answer = await self._ask_gate(implementation, request)
+            try:
+                answer = await self._ask_gate(implementation, request)
+            except asyncio.CancelledError:
+                await asyncio.shield(asyncio.ensure_future(self._give_back(request, hold)))
+                raise
             if isinstance(answer, Refusal) or (answer is not None and hold is not None):
                 await self._give_back(request, hold)
                 if isinstance(answer, Hold):
@@ -339,12 +345,12 @@ class HookCaller:
         return hold or _gate_failed("no plugin placed a hold")
 
     async def after_ai_request(self, request: AIRequest, hold: Hold, outcome: Outcome) -> None:
-        """Run every after-hook, even when one of them raises; failures are logged, the answer is never lost."""
-        for implementation in self._implementations("after_ai_request"):
-            try:
-                await _awaited(_call(implementation, {"request": request, "hold": hold, "outcome": outcome}))
-            except Exception:  # a foreign plugin may raise anything, and the others must still run
-                logger.exception("after_ai_request of plugin %s failed", implementation.plugin_name)
+        """Run every after-hook, even when one of them raises; failures are logged, the answer is never lost.
+
+        Where the caller is cancelled, the hook that it waits for is too; those after it run to their end all the same.
+        """
+        arguments = {"request": request, "hold": hold, "outcome": outcome}
+        await self._run_each(self._implementations("after_ai_request"), arguments)
 
     async def estimate_ai_request(self, request: AIRequest) -> Estimate | None:
         """Return the first estimate that a plugin gives, or None. An exception propagates: no guess replaces it."""
@@ -393,6 +399,17 @@ class HookCaller:
             return answer
         logger.error("before_ai_request of plugin %s returned %r", implementation.plugin_name, type(answer))
         return _gate_failed("a credit check returned neither a hold nor a refusal")
+
+    async def _run_each(self, implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
+        for index, implementation in enumerate(implementations):
+            try:
+                await _awaited(_call(implementation, arguments))
+            except asyncio.CancelledError:
+                rest = self._run_each(implementations[index + 1 :], arguments)
+                await asyncio.shield(asyncio.ensure_future(rest))
+                raise
+            except Exception:  # a foreign plugin may raise anything, and the others must still run
+                logger.exception("after_ai_request of plugin %s failed", implementation.plugin_name)
 
     async def _give_back(self, request: AIRequest, hold: Hold | None) -> None:
         if hold is not None:

@@ -161,7 +161,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
         return problem(401, "unauthenticated", "Sign in first.")
     try:
         ai_request = parse_chat(await request.json(), user=user, model=request.app[AGENT].model)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, LookupError, web.RequestPayloadError) as error:  # or a charset nobody knows
         return problem(400, "invalid_value", str(error))
     return await answer_or_refuse(request, ai_request, park_s=request.app[AGENT].park_s)
 

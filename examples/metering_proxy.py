@@ -176,6 +176,9 @@ class UpstreamFailed(ApiError):
     """The upstream refused, failed or broke off: nothing is charged but the usage that it reported."""
 
 
+BROKEN: Final = ApiError.of(500, "internal_error", "Something went wrong on our side.")
+
+
 class ClientGone(Exception):
     """Nobody listens any more."""
 
@@ -197,7 +200,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return answer_of(ApiError.of(error.status, "not_served", message))
     except Exception:  # the border: a bug becomes a 500 without a traceback for strangers, and one in the log
         logger.exception("%s %.100s failed", request.method, request.path)
-        return answer_of(ApiError.of(500, "internal_error", "Something went wrong on our side."))
+        return answer_of(BROKEN)
 
 
 def answer_of(error: ApiError) -> web.Response:
@@ -267,6 +270,11 @@ async def meter(request: web.Request, body: Mapping[str, Any], ai_request: AIReq
         raise
     except ClientGone:
         return answer.response if answer is not None else whole
+    except Exception:  # its headers are out: no other answer can be given, and a client must not wait for ever
+        if answer is None or not answer.response.prepared:
+            raise
+        logger.exception("a stream broke off")
+        return await answer.end(b"data: " + BROKEN.body + b"\n\n")
     return await answer.end() if answer is not None else whole
 
 

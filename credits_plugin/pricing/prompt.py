@@ -47,6 +47,8 @@ _AUDIO: Final = frozenset(("audio", "audio_url", "input_audio"))
 _VIDEOS: Final = frozenset(("video", "video_url", "input_video"))
 _FILES: Final = frozenset(("file", "input_file", "document", "document_url"))
 _MEDIA: Final = _IMAGES | _AUDIO | _VIDEOS | _FILES
+# vLLM takes media without a type, by the name of their field. Names that plain JSON uses as well are not among them.
+_UNTYPED: Final = frozenset(("image_url", "audio_url", "video_url", "input_audio"))
 # Where media parts carry their bytes or their reference; every other string of a media part is text.
 _PAYLOAD_KEYS: Final = frozenset(("url", "data", "file_data", "file_id", "file_url", "image_url", "id", "b64_json"))
 _BY_REFERENCE: Final = frozenset(("url", "file_id", "file_url", "id"))
@@ -169,7 +171,9 @@ class _Prompt:
         if not self._is_cached_1h and not _CACHE_KEYS.isdisjoint(value):
             self._is_cached_1h = asks_for_1h(value)
         kind = value.get("type")
-        if isinstance(kind, str) and kind in _MEDIA and not _is_text_document(value):
+        if not isinstance(kind, str) and not _UNTYPED.isdisjoint(value):
+            kind = next((name for name in _UNTYPED if value.get(name)), kind)
+        if isinstance(kind, str) and kind in _MEDIA and not _is_text_document(kind, value):
             self._add_media(kind, value, stack)
             return
         for key, item in value.items():
@@ -272,10 +276,11 @@ def _small_json(root: object) -> str | None:
         return None
 
 
-def _is_text_document(part: Mapping[Any, Any]) -> bool:
+def _is_text_document(kind: str, part: Mapping[Any, Any]) -> bool:
+    # Anthropic's documents alone have a source of text; beside an image it is the client's word against our count.
     # Compared, not looked up: a type from outside may be unhashable.
     source = part.get("source")
-    return isinstance(source, Mapping) and source.get("type") in ("text", "content")
+    return kind == "document" and isinstance(source, Mapping) and source.get("type") in ("text", "content")
 
 
 def _is_payload(key: object, item: object) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 
 import pluggy
@@ -148,6 +150,49 @@ async def test_every_after_hook_runs_although_one_raises():
     gate, other = Gate(), Gate(None)
     await HookCaller(manager(gate, Broken(), other)).after_ai_request(REQUEST, HOLD, DONE)
     assert gate.ended == other.ended == [DONE]
+
+
+class Waiting:
+    """Another plugin, which waits in its hook until somebody stops it."""
+
+    def __init__(self) -> None:
+        self.is_waiting = asyncio.Event()
+
+    async def wait(self) -> None:
+        self.is_waiting.set()
+        await asyncio.Event().wait()
+
+
+class WaitsBefore(Waiting):
+    @hookimpl
+    async def before_ai_request(self):
+        await self.wait()
+
+
+class WaitsAfter(Waiting):
+    @hookimpl
+    async def after_ai_request(self):
+        await self.wait()
+
+
+async def cancelled_in(plugin: Waiting, work: Coroutine[object, object, object]) -> None:
+    task = asyncio.ensure_future(work)
+    await plugin.is_waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_hold_is_given_back_when_its_caller_is_cancelled_in_another_plugins_gate():
+    waiting, gate = WaitsBefore(), Gate()
+    await cancelled_in(waiting, HookCaller(manager(waiting, gate)).before_ai_request(REQUEST))
+    assert [outcome.status for outcome in gate.ended] == [OutcomeStatus.FAILED_BEFORE_SEND]
+
+
+async def test_every_after_hook_runs_although_the_caller_is_cancelled_in_one():
+    waiting, gate = WaitsAfter(), Gate()
+    await cancelled_in(waiting, HookCaller(manager(gate, waiting)).after_ai_request(REQUEST, HOLD, DONE))
+    assert gate.ended == [DONE]
 
 
 def test_a_host_without_a_gate_refuses_to_start():

@@ -325,6 +325,16 @@ async def test_body_that_is_no_json_is_a_400(host, raw):
         assert response.status == 400
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Content-Type": "application/json; charset=nope"}, {"Content-Encoding": "gzip"}], ids=str
+)
+async def test_body_whose_headers_do_not_fit_is_a_400(host, headers):
+    async with host.visitor.http.post(
+        f"{host.url}/api/chat", data=b'{"message": "Hello"}', headers=headers
+    ) as response:
+        assert response.status == 400
+
+
 async def test_cookie_of_stray_bytes_is_nobodys(host):
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rpartition(":")[2]))
     writer.write(b"GET /api/credits/balance HTTP/1.0\r\nCookie: agent_session=a.1.\xff\xfe\r\n\r\n")

@@ -13,6 +13,7 @@ from upstream import KEY, USAGE, WORDS, chunk, running_upstream
 
 from credits_plugin import AIRequest, Usage
 from credits_plugin.ledger.audit import audit
+from credits_plugin.metering import MeteredCall
 
 SAID = Usage(input=8, cache_read=4, output=20)
 MESSAGES = [{"role": "user", "content": "Hello there"}]
@@ -273,6 +274,25 @@ async def test_answer_without_usage_is_charged_by_the_estimate_and_its_text(host
     assert (first, whole) == (second, streamed)
     assert whole.output >= 20
     assert whole.input > 0
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_usage_that_cannot_be_is_charged_like_none_and_the_answer_ends(host, client, upstream, streams):
+    upstream.usage = {"prompt_tokens": 10**30, "completion_tokens": 1, "prompt_tokens_details": [1]}
+    answer = await ask(client, stream=streams)
+    if streams:
+        await read(answer)
+    _, usage = await settled(host)
+    assert 20 <= usage.output < 1_000
+
+
+async def test_a_stream_whose_charge_fails_ends_with_an_error(host, client, monkeypatch):
+    async def fails(*_):
+        raise RuntimeError("a bug behind the last event")
+
+    monkeypatch.setattr(MeteredCall, "__aexit__", fails)
+    with pytest.raises(openai.APIError, match="went wrong on our side"):
+        await asyncio.wait_for(read(await ask(client, stream=True)), 10)
 
 
 async def settled(host):

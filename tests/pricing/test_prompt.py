@@ -162,6 +162,19 @@ def test_an_image_whose_size_is_unknown_costs_the_dearest_of_its_family(part, mo
     assert dearest <= added_by(part, model) <= dearest + 200
 
 
+@pytest.mark.parametrize("part", [IMAGE_URL, IMAGE_RESPONSES, {"type": "file", "file": {"file_id": "f"}}])
+@pytest.mark.parametrize("claim", [{"source": {"type": "text"}}, {"source": {"type": "content"}}])
+def test_what_a_client_claims_beside_a_medium_makes_it_no_cheaper(part, claim):
+    assert added_by({**part, **claim}, "gpt-4o-mini") >= added_by(part, "gpt-4o-mini")
+
+
+@pytest.mark.parametrize("named", [{"image_url": {"url": "https://x/y.png"}}, {"image_url": "https://x/y.png"}])
+def test_an_image_without_a_type_is_an_image(named):
+    typed = added_by({"type": "image_url", **named}, "gpt-4o-mini")
+    assert added_by(named, "gpt-4o-mini") >= typed - 8
+    assert added_by({"image_url": None, "text": "hello"}, "gpt-4o-mini") < 100
+
+
 @pytest.mark.parametrize("part", [IMAGE_DATA, IMAGE_ANTHROPIC])
 @pytest.mark.parametrize(
     ("model", "tokens"),
