@@ -83,7 +83,7 @@ def find_budget(database: peewee.Database, account_id: int, place: BudgetPlace, 
     """Return the budget, or None if the account has no such one."""
     kind, name, period = place
     named = (Budget.account_id == account_id) & (Budget.kind == kind) & (Budget.name == name)
-    return next(iter(_views(database, named & (Budget.period == period), (Budget.id,), at_ms=at_ms)), None)
+    return next(iter(_views(database, named & (Budget.period == period), BUDGET_ORDER, at_ms=at_ms)), None)
 
 
 def budgets_page(
