@@ -167,13 +167,13 @@ class NewCapDialog(CapDialog):
         self.query_one("#name", Input).disabled = place[0] is BudgetKind.ACCOUNT
         if place != self._looked_at:
             self._looked_at = None
+            self.run_worker(self._look_at(place), exit_on_error=False)
 
-            async def look() -> None:
-                budget = await self._find(place)
-                self.case, self._looked_at = replace(self.case, place=place, budget=budget), place
-                self.show_decision()
-
-            self.run_worker(look, group="looking", exclusive=True, exit_on_error=False)
+    async def _look_at(self, place: BudgetPlace) -> None:
+        budget = await self._find(place)
+        if place == self._place():
+            self.case, self._looked_at = replace(self.case, place=place, budget=budget), place
+            self.show_decision()
 
     def _place(self) -> BudgetPlace:
         kind = BudgetKind(str(self.query_one("#kind", Select).value))

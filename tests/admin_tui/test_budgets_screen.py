@@ -337,6 +337,7 @@ async def test_the_same_budgets_stand_and_change_on_postgresql(fresh_postgresql_
             ("resume_run", "run nightly-42"),
             ("remove_budget", "budget account per day"),
         ]
+    backend.database.close_thread()
 
 
 VIEW = BudgetView(*NIGHTLY, 10 * CREDIT, 4 * CREDIT, CREDIT, NOW, None, BudgetStatus.PAUSED, NOW)
