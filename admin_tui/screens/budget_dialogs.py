@@ -15,6 +15,7 @@ from credits_plugin.errors import InvalidValue
 from credits_plugin.ledger.budget_entries import BudgetKind, BudgetPeriod, BudgetStatus
 from credits_plugin.ledger.budget_queries import BudgetPlace, BudgetView
 from credits_plugin.ledger.budgets import period_end_ms, period_start_ms
+from credits_plugin.ledger.ids import require_name
 from credits_plugin.money import MICROCREDITS_PER_CREDIT, parse_credits
 
 from ..backend import BudgetDecision
@@ -151,9 +152,11 @@ class NewCapDialog(CapDialog):
     def decide(self) -> BudgetDecision:
         """Return the change that the form asks for, once it is known what is there."""
         place = self._place()
-        if place[0] is not BudgetKind.ACCOUNT and not place[1]:
-            msg = f"a {place[0]} has a name: type it as the host does"
-            raise InvalidValue(msg)
+        if place[0] is not BudgetKind.ACCOUNT:
+            if not place[1]:
+                msg = f"a {place[0]} has a name: type it as the host does"
+                raise InvalidValue(msg)
+            require_name(place[1], f"a {place[0]}'s name")
         if place != self._looked_at:
             msg = "… looking whether there is such a cap"
             raise InvalidValue(msg)

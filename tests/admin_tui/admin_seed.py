@@ -189,12 +189,12 @@ class Shop:
         self.cap(name, 40 * CREDIT, BudgetKind.ACCOUNT, "", BudgetPeriod.DAY)
         self.cap(name, 12_500_000, BudgetKind.KEY, "ci", BudgetPeriod.DAY)
         self.cap(name, 100 * CREDIT, BudgetKind.MEMBER, "dana@example.io", BudgetPeriod.MONTH)
-        self.cap(name, 5 * CREDIT, BudgetKind.KEY, HOSTILE, BudgetPeriod.NONE)
+        self.cap(name, 5 * CREDIT, BudgetKind.KEY, HOSTILE_TEXT, BudgetPeriod.NONE)
         for run_id, limit in (
             ("nightly-42", 10 * CREDIT),
             ("report-7", 80 * CREDIT),
             ("seen", None),
-            (HOSTILE_TEXT, CREDIT),
+            (HOSTILE, CREDIT),
         ):
             self.writer.execute_sync(StartRun(key, name, self.new_id(), run_id, limit, self.clock.now))
         self.writer.execute_sync(PauseRun(key, "nightly-42", self.new_id(), self.clock.now))

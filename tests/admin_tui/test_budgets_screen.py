@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from admin_seed import CREDIT, HOSTILE, HOSTILE_TEXT, NOW, Opener, Screen, seed, shop_on
+from admin_seed import CREDIT, HOSTILE, NOW, Opener, Screen, seed, shop_on
 from textual.widgets import Button, Input, Select
 
 from admin_tui import feeds
@@ -273,13 +273,13 @@ async def test_hostile_names_of_keys_runs_and_models_put_no_control_byte_on_any_
         shop.observations()
     async with open_screen("b", customer=HOSTILE, size=(80, 24)) as screen:
         seen = [screen.text]
-        for name, keys in (("key [/]", "sd"), ("run \ufffd", "r"), ("key [/]", ["enter"])):
+        for name, keys in (("key \ufffd", "sd"), ("run [/]", "r"), ("key \ufffd", ["enter"])):
             for key in keys:
                 await put_cursor_on(screen, name)
                 await screen.press(key)
                 seen.append(screen.text)
                 await screen.press("escape")
-        await put_cursor_on(screen, "run \ufffd")
+        await put_cursor_on(screen, "run [/]")
         await screen.press("r")
         await send(screen, amount="1", confirm="1")
         seen.append(screen.text)
@@ -292,7 +292,7 @@ async def test_hostile_names_of_keys_runs_and_models_put_no_control_byte_on_any_
         assert not {character for character in joined if ord(character) < 32 or 127 <= ord(character) < 160} - {"\n"}
         assert not {"\u202e", "\u200b"} & set(joined)
         assert screen.app.is_running
-    (run,) = budgets_named(capped.database.primary, account_key(HOSTILE), HOSTILE_TEXT, at_ms=NOW)
+    (run,) = budgets_named(capped.database.primary, account_key(HOSTILE), HOSTILE, at_ms=NOW)
     assert run.limit == 2 * CREDIT  # the run of exactly that name, not of what was drawn
 
 
