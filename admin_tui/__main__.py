@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 from credits_plugin import __version__
+from credits_plugin.cli.options import login_name
 from credits_plugin.errors import CreditsError
 from credits_plugin.settings import load_settings
 
@@ -36,16 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="credits-admin", description="Watch and act on a credits database.")
     parser.add_argument("--database", metavar="URL", help="sqlite:///file.db or postgresql://…; default: DATABASE_URL")
     parser.add_argument("--read-only", action="store_true", help="write nothing, not even refunds")
-    parser.add_argument("--actor", metavar="NAME", default=_login_name(), help="who acts, for the audit (login name)")
+    parser.add_argument("--actor", metavar="NAME", default=login_name(), help="who acts, for the audit (login name)")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
-
-
-def _login_name() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no login and no passwd entry, as in a bare container
-        return "unknown"
 
 
 if __name__ == "__main__":

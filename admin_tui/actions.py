@@ -18,10 +18,12 @@ class Where(StrEnum):
     LIST = "In every list"
     ACCOUNTS = "Customers"
     ACCOUNT = "Customer"
+    BUDGETS = "Budgets and runs"
     LEDGER = "Ledger"
     PAYMENTS = "Payments"
     PAYMENT = "Payment"
     WEBHOOKS = "Webhooks"
+    HOLDS = "Holds report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,19 @@ ACTIONS: Final[tuple[Action, ...]] = (
     Action("refund", ("r",), "refund", "Refund the payment, in full or in part", (Where.PAYMENTS, Where.PAYMENT), True),
     Action("replay", ("r",), "replay", "Show what the event would do now, and do it", (Where.WEBHOOKS,), barred=True),
     Action("payments", ("p",), "payments", "Show this customer's payments", (Where.ACCOUNT,), barred=True),
+    Action("budgets", ("b",), "budgets", "Show this customer's budgets and runs", (Where.ACCOUNT,), barred=True),
+    Action("set_cap", ("s",), "set", "Change the limit of the cap", (Where.BUDGETS,), barred=True),
+    Action("new_cap", ("n",), "new", "Cap the customer, a member or a key", (Where.BUDGETS,), barred=True),
+    Action("remove_cap", ("d",), "remove", "Bound this spending no longer", (Where.BUDGETS,), barred=True),
+    Action("resume", ("r",), "resume", "Let the run go on, with more to spend", (Where.BUDGETS,), barred=True),
+    Action("holds", ("o",), "holds report", "Show how good holds were, by model", (Where.LEDGER,), barred=True),
     Action("customer", ("c",), "customer", "Open the customer of this row", (Where.PAYMENT,), barred=True),
     Action(
         "filter",
         ("slash",),
         "filter",
         "Filter the list; Esc ends it",
-        (Where.ACCOUNTS, Where.LEDGER),
+        (Where.ACCOUNTS, Where.LEDGER, Where.BUDGETS),
         barred=True,
     ),
     Action("copy", ("y",), "copy", "Copy the id of the row", (Where.SCREEN,), barred=True),

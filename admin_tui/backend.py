@@ -11,7 +11,10 @@ import peewee
 
 from credits_plugin.database import Database, Reads, open_database, require_current_schema
 from credits_plugin.errors import ConfigurationError, DatabaseError
-from credits_plugin.ledger.ids import now_ms
+from credits_plugin.ledger.budget_actions import Operator
+from credits_plugin.ledger.budget_queries import BudgetPlace, BudgetView, find_budget
+from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
+from credits_plugin.money import MICROCREDITS_PER_CREDIT
 from credits_plugin.payments.queries import RefundView
 from credits_plugin.settings import Settings
 
@@ -35,15 +38,30 @@ class RefundDecision:
     idempotency_key: str
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetDecision:
+    """What an operator decided on a budget or run, why, and the id that makes a repetition the same change.
+
+    ``amount`` in microcredits: the limit that is set, or removed, or what a run may spend more.
+    """
+
+    external_id: str
+    place: BudgetPlace
+    amount: int
+    note: str
+    action_id: int
+
+
 @dataclass(slots=True)
 class Backend:
-    """One database, open for reading; for writing only from the first refund on, and never with ``is_read_only``."""
+    """One database, open for reading; for writing only from the first change on, and never with ``is_read_only``."""
 
     settings: Settings
     database: Database
     actor: str
     is_read_only: bool = False
     clock: Callable[[], int] = now_ms
+    new_id: IdMaker = field(default_factory=IdMaker)
     reads: Reads = field(init=False)
     _credits: Credits | None = field(default=None, init=False)
 
@@ -56,12 +74,19 @@ class Backend:
 
     def obstacle(self, what: str) -> str | None:
         """Say why ``what`` (a verb: refund, replay) cannot be done from here, or None."""
-        if self.is_read_only:
-            return f"this session is read-only: start credits-admin without --read-only to {what}"
+        obstacle = self.read_only_obstacle(what)
+        if obstacle is not None:
+            return obstacle
         try:
             self.settings.require_stripe()
         except ConfigurationError as error:
             return error.message
+        return None
+
+    def read_only_obstacle(self, what: str) -> str | None:
+        """Say why ``what``, which needs no Stripe, cannot be done from here, or None."""
+        if self.is_read_only:
+            return f"this session is read-only: start credits-admin without --read-only to {what}"
         return None
 
     async def refund(self, decision: RefundDecision) -> RefundView:
@@ -106,8 +131,50 @@ class Backend:
 
         return await replay_event(shop, event_id, actor=self.actor)
 
+    async def budget(self, external_id: str, place: BudgetPlace) -> BudgetView | None:
+        """Read a budget as it is now, or None if there is no such one."""
+        key, now = account_key(external_id), self.clock()
+        return await self.read(lambda database: find_budget(database, key, place, at_ms=now))
+
+    async def set_cap(self, decision: BudgetDecision) -> BudgetView | None:
+        """Set a limit, and return the budget; repeating the same decision converges.
+
+        Raises:
+            CreditsError: it cannot be; nothing was written, or, where the outcome is unknown, repeat the same decision.
+        """
+        budgets = (await self._service("set caps")).budgets
+        kind, name, period = decision.place
+        by = self._operator(decision)
+        await budgets.set_limit(decision.external_id, decision.amount, kind=kind, name=name, period=period, by=by)
+        return await self.budget(decision.external_id, decision.place)
+
+    async def remove_cap(self, decision: BudgetDecision) -> None:
+        """Bound this spending no longer; repeating the same decision converges.
+
+        Raises:
+            NotFound: it is gone already.
+            CreditsError: as for :meth:`set_cap`.
+        """
+        budgets = (await self._service("remove caps")).budgets
+        kind, name, period = decision.place
+        await budgets.remove(decision.external_id, kind=kind, name=name, period=period, by=self._operator(decision))
+
+    async def resume_run(self, decision: BudgetDecision) -> BudgetView:
+        """Let a run go on, with whole credits more to spend; repeating the same decision converges.
+
+        Raises:
+            NotFound: the run was purged.
+            CreditsError: as for :meth:`set_cap`.
+        """
+        budgets = (await self._service("resume runs")).budgets
+        added, name = decision.amount // MICROCREDITS_PER_CREDIT, decision.place[1]
+        return await budgets.resume_run(decision.external_id, name, added, by=self._operator(decision))
+
+    def _operator(self, decision: BudgetDecision) -> Operator:
+        return Operator(self.actor, decision.action_id, decision.note)
+
     async def _shop(self, what: str) -> Shop:
-        """Return the way to Stripe, made with the first use: a third of all there is to import, and screens don't wait.
+        """Return the way to Stripe.
 
         Raises:
             ConfigurationError: ``what`` cannot be done from here.
@@ -115,13 +182,24 @@ class Backend:
         obstacle = self.obstacle(what)
         if obstacle is not None:
             raise ConfigurationError(obstacle)
+        shop = (await self._service(what)).shop
+        assert shop is not None  # noqa: S101 - the keys are there, so the shop is
+        return shop
+
+    async def _service(self, what: str) -> Credits:
+        """Return the service, made with the first use: a third of all there is to import, and screens don't wait.
+
+        Raises:
+            ConfigurationError: ``what`` cannot be done from here.
+        """
+        obstacle = self.read_only_obstacle(what)
+        if obstacle is not None:
+            raise ConfigurationError(obstacle)
         from credits_plugin.bootstrap import build  # noqa: PLC0415 - a third of all imports: screens do not wait for them
 
         if self._credits is None:
             self._credits = await asyncio.to_thread(build, self.settings)
-        shop = self._credits.shop
-        assert shop is not None  # noqa: S101 - the keys are there, so the shop is
-        return shop
+        return self._credits
 
     async def close(self) -> None:
         """Close every connection."""

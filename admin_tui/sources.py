@@ -8,6 +8,7 @@ from typing import Any
 import peewee
 
 from credits_plugin.ledger import queries
+from credits_plugin.ledger.budget_queries import BUDGET_ORDER, BudgetView, budgets_page
 from credits_plugin.ledger.keysets import (
     KeyWindow,
     account_window,
@@ -16,7 +17,7 @@ from credits_plugin.ledger.keysets import (
     newer_count,
 )
 from credits_plugin.ledger.queries import Balance, LedgerLine, TransferLine
-from credits_plugin.models import InboxEvent, Payment, Transfer
+from credits_plugin.models import Budget, InboxEvent, Payment, Transfer
 from credits_plugin.payments.queries import InboxLine, PaymentView, inbox_page, payments_page
 
 from .feeds import End, Row, Source
@@ -83,6 +84,23 @@ def payments(account_id: int | None = None) -> Source[PaymentView]:
         key=lambda row: row.id,
         key_above=lambda row: row.id + 1,
         newer=lambda database, row: newer_count(database, [Payment.id], *mine, than=row.id),
+    )
+
+
+def budgets(account_id: int, clock: Callable[[], int]) -> Source[BudgetView]:
+    """One account's budgets and runs in the order of their index, as they are at the clock's time."""
+    return Source(
+        page=lambda database, key: budgets_page(database, account_id, at_ms=clock(), after=key, limit=BLOCK),
+        window=lambda database, key, end: key_window(
+            database,
+            BUDGET_ORDER,
+            Budget.account_id == account_id,
+            before=key,
+            from_end=end is End.LAST,
+            ascending=True,
+            step=BLOCK,
+        ),
+        key=lambda row: row.place,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import peewee
 from textual.containers import Horizontal
@@ -12,6 +13,7 @@ from textual.widget import Widget
 from credits_plugin.errors import CreditsError
 from credits_plugin.ledger import queries
 from credits_plugin.ledger.attribution import paid_by
+from credits_plugin.ledger.budget_queries import budget_count, budgets_named
 from credits_plugin.ledger.queries import TransferLine
 from credits_plugin.payments.queries import payments_by_id
 
@@ -24,6 +26,7 @@ from ..widgets.virtual_table import Column
 from .account_panels import (
     AccountFacts,
     balance_lines,
+    cap_line,
     hold_lines,
     lot_lines,
     merge_sums,
@@ -32,6 +35,7 @@ from .account_panels import (
     why_title,
 )
 from .base import TableScreen
+from .budgets import BudgetsScreen
 from .columns import transfer_columns
 from .details import DetailsDialog, Field, payer_fields, transfer_fields
 from .payments import PaymentsScreen
@@ -59,6 +63,7 @@ class AccountScreen(TableScreen[TransferLine]):
         self._why = Panel("Why?", id="why")
         self._holds = Panel("Open holds", id="holds")
         self._lots = Panel("Lots", id="lots")
+        self._caps = Panel("Budgets", id="caps")
         self._slim = Panel("", id="slim")
 
     def source(self, filter_text: str = "") -> Source[TransferLine]:  # noqa: ARG002 - this list has no filter
@@ -78,8 +83,9 @@ class AccountScreen(TableScreen[TransferLine]):
         return row.reference or str(row.id)
 
     def above(self) -> Iterable[Widget]:
-        """Return the panels: four beside each other, or one of three lines on a small terminal."""
+        """Return the panels: four beside each other and the budgets below, or one of three lines where it is small."""
         yield Horizontal(self._balance, self._why, self._holds, self._lots, id="panels")
+        yield self._caps
         yield self._slim
 
     def on_mount(self) -> None:
@@ -113,6 +119,10 @@ class AccountScreen(TableScreen[TransferLine]):
         """Show the customer's payments."""
         self.app.push_screen(PaymentsScreen(self.backend, self._account_id, external_id=self._external_id))
 
+    def action_budgets(self) -> None:
+        """Show the customer's budgets and runs."""
+        self.app.push_screen(BudgetsScreen(self.backend, self._account_id, external_id=self._external_id))
+
     async def refresh_view(self) -> None:
         """Bring the ledger and the panels up to date."""
         await super().refresh_view()
@@ -124,19 +134,22 @@ class AccountScreen(TableScreen[TransferLine]):
         if facts is None:
             return
         sums = merge_sums(known, facts.sums)
-        self._facts = AccountFacts(facts.balance, sums, facts.holds, facts.lots, facts.at_ms)
+        self._facts = replace(facts, sums=sums)
         self._show(self._facts)
 
     def _query(self, database: peewee.Database, after_seq: int) -> AccountFacts | None:
         balance = queries.account_balance(database, self._account_id)
         if balance is None:
             return None
+        at_ms = self.backend.clock()
         return AccountFacts(
             balance,
             queries.chain_sums(database, self._account_id, after_seq=after_seq),
             queries.open_holds(database, self._account_id, limit=_HOLDS),
             queries.account_lots(database, self._account_id),
-            self.backend.clock(),
+            at_ms,
+            budgets_named(database, self._account_id, "", at_ms=at_ms),
+            budget_count(database, self._account_id),
         )
 
     def _show(self, facts: AccountFacts) -> None:
@@ -144,6 +157,8 @@ class AccountScreen(TableScreen[TransferLine]):
         self._why.show(why_lines(facts), title=why_title(facts))
         self._holds.show(hold_lines(facts), title=f"Open holds ({_counted(len(facts.holds))})")
         self._lots.show(lot_lines(facts), title=f"Lots ({len(facts.lots)})")
+        self._caps.show([cap_line(facts)])
+        self.set_class(facts.budgets > 0, "-capped")
         self._slim.show(slim_lines(facts))
 
 

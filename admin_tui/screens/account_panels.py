@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from credits_plugin.ledger.budget_entries import BudgetPeriod
+from credits_plugin.ledger.budget_queries import BudgetView
 from credits_plugin.ledger.entries import Code
 from credits_plugin.ledger.queries import Balance, ChainSums, CodeSum, LotLine, OpenHold
 
@@ -16,17 +18,23 @@ from ..widgets.virtual_table import Cell, Tone
 _LINES: Final = 6
 _LABEL: Final = 11
 _NUMBER: Final = 13
+_PERIODS: Final = {BudgetPeriod.DAY: "today", BudgetPeriod.MONTH: "this month", BudgetPeriod.NONE: "in all"}
 
 
 @dataclass(frozen=True, slots=True)
 class AccountFacts:
-    """Everything that the panels of a customer show, read at ``at_ms``."""
+    """Everything that the panels of a customer show, read at ``at_ms``.
+
+    ``caps`` are its own budgets, ``budgets`` how many there are with those of its members, keys and runs.
+    """
 
     balance: Balance
     sums: ChainSums | None
     holds: Sequence[OpenHold]
     lots: Sequence[LotLine]
     at_ms: int
+    caps: Sequence[BudgetView] = ()
+    budgets: int = 0
 
 
 def merge_sums(known: ChainSums | None, newer: ChainSums | None) -> ChainSums | None:
@@ -102,6 +110,17 @@ def lot_lines(facts: AccountFacts) -> list[Line]:
     return lines
 
 
+def cap_line(facts: AccountFacts) -> Line:
+    """Show what is left of the customer's own budgets, and how many others there are."""
+    parts: list[Cell] = []
+    for cap in facts.caps:
+        left, limit = cap.left or 0, cap.limit or 0
+        parts.append(Cell(credits_text(left), Tone.STRONG if left > 0 else Tone.BAD))
+        parts.append(Cell(f" of {credits_text(limit)} left {_PERIODS[cap.period]} · "))
+    others = facts.budgets - len(facts.caps)
+    return [*parts, Cell(f"{others:,} for members, keys and runs (b)" if others else "(b)", Tone.MUTED)]
+
+
 def slim_lines(facts: AccountFacts) -> list[Line]:
     """Show all of it on three lines, for small terminals."""
     account, sums = facts.balance, facts.sums
@@ -122,6 +141,7 @@ def slim_lines(facts: AccountFacts) -> list[Line]:
             Cell(f"open holds {len(facts.holds)}", Tone.WARNING if facts.holds else Tone.MUTED),
             Cell(f"  lots {len(facts.lots)}  next expiry ", Tone.MUTED),
             _expiry(account.next_expiry_at_ms, facts.at_ms),
+            *([Cell(f"  budgets and runs {facts.budgets:,}", Tone.MUTED)] if facts.budgets else []),
         ],
     ]
 

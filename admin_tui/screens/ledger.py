@@ -12,6 +12,7 @@ from ..feeds import Source
 from ..widgets.virtual_table import Cell, Column, Tone
 from .base import AccountChosen, TableScreen
 from .columns import transfer_columns
+from .holds import HoldsScreen
 
 
 class LedgerScreen(TableScreen[LedgerLine]):
@@ -44,3 +45,7 @@ class LedgerScreen(TableScreen[LedgerLine]):
     def choose(self, row: LedgerLine) -> None:
         """Open the customer."""
         self.post_message(AccountChosen(row.account_id, row.external_id))
+
+    def action_holds(self) -> None:
+        """Show how good holds were."""
+        self.app.push_screen(HoldsScreen(self.backend))

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..bootstrap import Credits
+from ..ledger.budget_actions import Operator
 from ..ledger.budget_entries import BudgetKind, BudgetPeriod
 from ..ledger.budget_queries import BudgetView, budgets_of, find_run, runs_of
 from ..ledger.ids import account_key, now_ms
 from ..money import format_credits, parse_credits
 from .access import read, with_service
-from .options import add_database
+from .options import add_database, login_name
 
 
 def add_parser(commands: Any) -> None:
@@ -29,6 +30,7 @@ def add_parser(commands: Any) -> None:
         whose = part.add_mutually_exclusive_group()
         whose.add_argument("--member", help="this person's, by the host's name; default the whole account's")
         whose.add_argument("--key", help="this API key's, by the host's name")
+        _add_reason(part)
 
     runs = commands.add_parser("runs", help="agent runs and their budgets: list, show, pause, resume")
     parts = runs.add_subparsers(required=True, metavar="PART")
@@ -40,6 +42,8 @@ def add_parser(commands: Any) -> None:
     resume.add_argument("--add", type=int, default=0, help="whole credits to add to its budget (default 0)")
     for part in (show, pause, resume):
         part.add_argument("run_id", help="the host's run id")
+    for part in (pause, resume):
+        _add_reason(part)
 
 
 def _add_part(parts: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -48,6 +52,10 @@ def _add_part(parts: Any, name: str, run: Callable[[argparse.Namespace], int], t
     add_database(part)
     part.set_defaults(run=run)
     return part
+
+
+def _add_reason(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--reason", default="", help="why, for the record")
 
 
 def _list_budgets(options: argparse.Namespace) -> int:
@@ -88,7 +96,9 @@ def _set(options: argparse.Namespace) -> int:
     limit = parse_credits(options.limit)
 
     async def change(service: Credits) -> list[BudgetView]:
-        await service.budgets.set_limit(options.account, limit, kind=kind, period=options.per, name=name)
+        await service.budgets.set_limit(
+            options.account, limit, kind=kind, period=options.per, name=name, by=_operator(service, options)
+        )
         return await service.budgets.of_account(options.account)
 
     budgets = with_service(options, change)
@@ -97,9 +107,12 @@ def _set(options: argparse.Namespace) -> int:
 
 def _remove(options: argparse.Namespace) -> int:
     kind, name = _whose(options)
-    with_service(
-        options, lambda service: service.budgets.remove(options.account, kind=kind, period=options.per, name=name)
-    )
+
+    async def change(service: Credits) -> None:
+        by = _operator(service, options)
+        await service.budgets.remove(options.account, kind=kind, period=options.per, name=name, by=by)
+
+    with_service(options, change)
     print("removed")
     return 0
 
@@ -125,15 +138,27 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _pause(options: argparse.Namespace) -> int:
-    return _change_run(options, lambda service: service.pause_run(options.account, options.run_id))
+    return _change_run(
+        options,
+        lambda service: service.budgets.pause_run(options.account, options.run_id, by=_operator(service, options)),
+    )
 
 
 def _resume(options: argparse.Namespace) -> int:
-    return _change_run(options, lambda service: service.resume_run(options.account, options.run_id, options.add))
+    return _change_run(
+        options,
+        lambda service: service.budgets.resume_run(
+            options.account, options.run_id, options.add, by=_operator(service, options)
+        ),
+    )
 
 
 def _change_run(options: argparse.Namespace, change: Callable[[Credits], Awaitable[BudgetView]]) -> int:
     return _print([with_service(options, change)])
+
+
+def _operator(service: Credits, options: argparse.Namespace) -> Operator:
+    return Operator(f"cli:{login_name()}", service.new_id(), options.reason)
 
 
 def _time(at_ms: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import getpass
 import sys
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..payments.replay import Preview, preview_event, replay_event
 from ..payments.shop import Shop
 from ..payments.states import InboxStatus
 from .access import read, with_shop
-from .options import add_database
+from .options import add_database, login_name
 
 
 def add_parser(commands: Any) -> None:
@@ -78,7 +77,7 @@ def _replay(options: argparse.Namespace) -> int:
     if not options.apply:
         print("nothing was changed; --apply does it")
         return 0
-    actor = f"cli:{getpass.getuser()}"
+    actor = f"cli:{login_name()}"
     receipt = with_shop(options, lambda shop: replay_event(shop, options.event_id, actor=actor))
     print(f"done: {receipt.status}{f': {receipt.detail}' if receipt.detail else ''}")
     return 0 if receipt.status in {InboxStatus.PROCESSED, InboxStatus.IGNORED} else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 from datetime import UTC, datetime
 
 from ..errors import InvalidValue
@@ -31,3 +32,11 @@ def time_ms(text: str, option: str) -> int:
         msg = f"{option} must be a date such as 2026-01-01; got {text!r:.40}"
         raise InvalidValue(msg) from error
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000)
+
+
+def login_name() -> str:
+    """Return who runs the command, for the record."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no login and no passwd entry, as in a bare container
+        return "unknown"

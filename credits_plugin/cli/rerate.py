@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import getpass
 from typing import Any
 
 from ..database import Database, Reads, open_database, require_current_schema
@@ -16,7 +15,7 @@ from ..pricing.patterns import parse_pattern
 from ..pricing.price_book import PriceBook
 from ..rerating import Posting, Scope, Tally, rerate
 from ..settings import load_settings, with_prices_of
-from .options import add_database, database_url, time_ms
+from .options import add_database, database_url, login_name, time_ms
 
 
 def add_parser(parts: Any) -> None:
@@ -62,7 +61,7 @@ def _posting(stack: contextlib.ExitStack, database: Database, options: argparse.
     new_id = IdMaker()
     writer = stack.enter_context(contextlib.closing(LedgerWriter(database, new_id=new_id)))
     writer.start()
-    return Posting(writer, new_id(), f"cli:{getpass.getuser()}", options.reason.strip(), allows_debt=options.allow_debt)
+    return Posting(writer, new_id(), f"cli:{login_name()}", options.reason.strip(), allows_debt=options.allow_debt)
 
 
 def _print_account(name: str, tally: Tally) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import peewee
 
-from ..models import Budget
+from ..models import Account, Budget
 from .budget_entries import BudgetKind, BudgetPeriod, BudgetStatus
 from .budgets import period_end_ms, period_start_ms
 
@@ -22,6 +22,10 @@ _COLUMNS: Final = (
     Budget.state,
     Budget.used_at_ms,
 )
+BUDGET_ORDER: Final = (Budget.kind, Budget.name, Budget.period)
+"""The order of an account's budgets in their index: the account's own, keys, members, runs, each by name."""
+BudgetPlace: TypeAlias = tuple[BudgetKind, str, BudgetPeriod]
+"""A budget's place in that order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,11 @@ class BudgetView:
     used_at_ms: int
 
     @property
+    def place(self) -> BudgetPlace:
+        """Where it stands among the account's budgets."""
+        return self.kind, self.name, self.period
+
+    @property
     def left(self) -> int | None:
         """What may still be held; negative where more was spent than the limit, None where there is none."""
         return None if self.limit is None else self.limit - self.spent - self.held
@@ -51,8 +60,8 @@ class BudgetView:
 
 def budgets_of(database: peewee.Database, account_id: int, *, at_ms: int) -> list[BudgetView]:
     """Return the account's budgets but for those of its runs, by kind and name."""
-    order = (Budget.kind, Budget.name, Budget.period)
-    return _views(database, (Budget.account_id == account_id) & (Budget.kind != BudgetKind.RUN), order, at_ms=at_ms)
+    condition = (Budget.account_id == account_id) & (Budget.kind != BudgetKind.RUN)
+    return _views(database, condition, BUDGET_ORDER, at_ms=at_ms)
 
 
 def runs_of(
@@ -67,8 +76,41 @@ def runs_of(
 
 def find_run(database: peewee.Database, account_id: int, run_id: str, *, at_ms: int) -> BudgetView | None:
     """Return the run, or None if the account has none of that name."""
-    condition = (Budget.account_id == account_id) & (Budget.kind == BudgetKind.RUN) & (Budget.name == run_id)
-    return next(iter(_views(database, condition, (Budget.id,), at_ms=at_ms)), None)
+    return find_budget(database, account_id, (BudgetKind.RUN, run_id, BudgetPeriod.NONE), at_ms=at_ms)
+
+
+def find_budget(database: peewee.Database, account_id: int, place: BudgetPlace, *, at_ms: int) -> BudgetView | None:
+    """Return the budget, or None if the account has no such one."""
+    kind, name, period = place
+    named = (Budget.account_id == account_id) & (Budget.kind == kind) & (Budget.name == name)
+    return next(iter(_views(database, named & (Budget.period == period), BUDGET_ORDER, at_ms=at_ms)), None)
+
+
+def budgets_page(
+    database: peewee.Database,
+    account_id: int,
+    *,
+    at_ms: int,
+    after: BudgetPlace | None = None,
+    limit: int = 50,
+) -> list[BudgetView]:
+    """Return the account's budgets and runs in the order of their index, from the one following ``after``."""
+    condition = Budget.account_id == account_id
+    if after is not None:
+        condition &= peewee.Tuple(*BUDGET_ORDER) > peewee.Tuple(*after)
+    return _views(database, condition, BUDGET_ORDER, at_ms=at_ms, limit=limit)
+
+
+def budgets_named(database: peewee.Database, account_id: int, name: str, *, at_ms: int) -> list[BudgetView]:
+    """Return the account's member, key and run of exactly this name; with ``""``, its own budgets."""
+    condition = (Budget.account_id == account_id) & Budget.kind.in_(list(BudgetKind)) & (Budget.name == name)
+    return _views(database, condition, BUDGET_ORDER, at_ms=at_ms)
+
+
+def budget_count(database: peewee.Database, account_id: int) -> int:
+    """Return how many budgets and runs the account has, which its row knows."""
+    rows = Account.select(Account.budgets).where(Account.id == account_id).tuples().execute(database)
+    return sum(count for (count,) in rows)
 
 
 def idle_runs(database: peewee.Database, *, unused_since_ms: int, limit: int) -> list[tuple[int, str]]:

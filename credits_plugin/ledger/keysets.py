@@ -42,21 +42,25 @@ def key_window(
     *conditions: peewee.Expression,
     before: Any = None,
     from_end: bool = False,
+    ascending: bool = False,
     step: int = 50,
 ) -> KeyWindow:
     """Return where the pages of a list start that runs newest first by ``keys`` of one model, below ``before``.
 
     Keys and ``before`` are plain values for one field, tuples for several. ``from_end`` gives the last ``COUNT_CAP``
-    rows instead of the first. ``conditions`` must keep an index in key order.
+    rows instead of the first. ``conditions`` must keep an index in key order. A list that is ``ascending`` runs the
+    other way, and goes on above ``before``.
     """
-    where = [*conditions, *([_below(keys, before)] if before is not None else [])]
+    beyond = _above if ascending else _below
+    where = [*conditions, *([beyond(keys, before)] if before is not None else [])]
     query = keys[0].model.select(*(key.alias(f"k{place}") for place, key in enumerate(keys)))
-    query = query.order_by(*(key.asc() if from_end else key.desc() for key in keys)).limit(COUNT_CAP + 1)
+    query = query.order_by(*(key.asc() if from_end != ascending else key.desc() for key in keys)).limit(COUNT_CAP + 1)
     sql, parameters = database.get_sql_context().sql(query.where(*where) if where else query).query()
     if from_end:
         return _window_from_end(_native(database, sql, parameters), step=step)
     names = [f"k{place}" for place in range(len(keys))]
-    rows = _native(database, _every_nth(sql, names, order="DESC", step=step), parameters)
+    order = "ASC" if ascending else "DESC"
+    rows = _native(database, _every_nth(sql, names, order=order, step=step), parameters)
     return _key_window(rows, first=before, step=step)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 from textual.pilot import Pilot
@@ -13,10 +14,13 @@ from admin_tui.app import AdminApp
 from admin_tui.screens.base import AccountChosen
 from credits_plugin import Usage
 from credits_plugin.database import Database, migrate, open_database
+from credits_plugin.ledger.budget_entries import BudgetKind, BudgetPeriod, PauseRun, SetBudget, StartRun
 from credits_plugin.ledger.entries import Code, LotTerms, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key
 from credits_plugin.ledger.work import Transaction
 from credits_plugin.ledger.writer import LedgerWriter
+from credits_plugin.metering.observation_rows import store
+from credits_plugin.metering.observations import ALL_ACCOUNTS, Event, Kind, Seen
 from credits_plugin.models import Account, InboxEvent, Payment, PriceVersion, Refund
 
 NOW = 1_774_000_800_000  # 2026-03-20 10:00 UTC
@@ -173,6 +177,41 @@ class Shop:
         command = PlaceHold(account_key(name), name, self.new_id(), amount, now, now + ttl_ms, 1, 2_000, request_id)
         self.writer.execute_sync(command)
         return command.hold_id
+
+    def cap(self, name: str, limit: int, kind: BudgetKind, whose: str, period: BudgetPeriod) -> None:
+        fields = (self.new_id(), kind, whose, period, limit, self.clock.now)
+        self.writer.execute_sync(SetBudget(account_key(name), name, *fields))
+
+    def budgets(self, name: str) -> None:
+        """Cap an account, its keys and members; let runs pause, go on and merely be counted. Some names are hostile."""
+        key = account_key(name)
+        self.cap(name, 500 * CREDIT, BudgetKind.ACCOUNT, "", BudgetPeriod.MONTH)
+        self.cap(name, 40 * CREDIT, BudgetKind.ACCOUNT, "", BudgetPeriod.DAY)
+        self.cap(name, 12_500_000, BudgetKind.KEY, "ci", BudgetPeriod.DAY)
+        self.cap(name, 100 * CREDIT, BudgetKind.MEMBER, "dana@example.io", BudgetPeriod.MONTH)
+        self.cap(name, 5 * CREDIT, BudgetKind.KEY, HOSTILE_TEXT, BudgetPeriod.NONE)
+        for run_id, limit in (
+            ("nightly-42", 10 * CREDIT),
+            ("report-7", 80 * CREDIT),
+            ("seen", None),
+            (HOSTILE, CREDIT),
+        ):
+            self.writer.execute_sync(StartRun(key, name, self.new_id(), run_id, limit, self.clock.now))
+        self.writer.execute_sync(PauseRun(key, "nightly-42", self.new_id(), self.clock.now))
+        now = self.clock.now
+        for amount, run_id, key_id in ((3_250_000, "report-7", "ci"), (1_500_000, "seen", None)):
+            hold = PlaceHold(key, name, self.new_id(), amount, now, now + MINUTE, 1, 10, run_id=run_id, key_id=key_id)
+            self.writer.execute_sync(hold)
+            if key_id:
+                self.writer.execute_sync(SettleHold(key, hold.hold_id, amount, now, Usage(input=5, output=5)))
+
+    def observations(self) -> None:
+        """Count what hosts saw of the holds of three models, one with a hostile name."""
+        for model in ("claude-opus-4", "gpt-4.1-mini", HOSTILE_TEXT):
+            seen = [(Kind.CHARGED, 2, 85), (Kind.CHARGED, 17, 15), (Kind.OUTPUT, 20, 90), (Kind.OUTPUT, 33, 10)]
+            seen += [(Kind.EVENT, Event.CUT, 4), (Kind.EVENT, Event.EXTENDED, 12), (Kind.EVENT, Event.REFUSED, 1_234)]
+            rows = [Seen(ALL_ACCOUNTS, kind, model, bucket, times) for kind, bucket, times in seen]
+            self.writer.work_sync([], partial(store, seen=sorted(rows)))
 
     def use_many(self, name: str, times: int) -> None:
         """Write many small usage transfers in one unit of work."""

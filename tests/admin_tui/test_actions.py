@@ -10,6 +10,8 @@ from admin_tui.actions import ACTIONS, Where, actions_in
 from admin_tui.app import AdminApp
 from admin_tui.screens.account import AccountScreen
 from admin_tui.screens.accounts import AccountsScreen
+from admin_tui.screens.budgets import BudgetsScreen
+from admin_tui.screens.holds import HoldsScreen
 from admin_tui.screens.ledger import LedgerScreen
 from admin_tui.screens.payment import PaymentScreen
 from admin_tui.screens.payments import PaymentsScreen
@@ -22,10 +24,12 @@ OWNERS = {
     Where.SCREEN: AccountsScreen,
     Where.ACCOUNTS: AccountsScreen,
     Where.ACCOUNT: AccountScreen,
+    Where.BUDGETS: BudgetsScreen,
     Where.LEDGER: LedgerScreen,
     Where.PAYMENTS: PaymentsScreen,
     Where.PAYMENT: PaymentScreen,
     Where.WEBHOOKS: WebhooksScreen,
+    Where.HOLDS: HoldsScreen,
 }
 
 

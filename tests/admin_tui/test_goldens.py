@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from admin_seed import Opener
+from admin_seed import Opener, shop_on
 
 from admin_tui.backend import Backend
 
@@ -23,6 +23,9 @@ WALK = {
     "refund": ("r",),
     "customer": ("escape", "c"),
     "transfer": ("j", "enter"),
+    "budgets": ("escape", "b"),
+    "cap": ("n",),
+    "holds": ("escape", "3", "o"),
 }
 
 
@@ -30,6 +33,9 @@ WALK = {
 async def test_screens_look_as_they_should(size: tuple[int, int], open_screen: Opener, backend: Backend):
     keys = {"stripe_secret_key": "sk_test_x", "stripe_webhook_secrets": ("whsec_x",)}
     backend.settings = replace(backend.settings, **keys)
+    with shop_on(backend.settings.database_url) as shop:
+        shop.budgets("usr_carla")
+        shop.observations()
     shown = {}
     async with open_screen(size=size) as screen:
         for name, way in WALK.items():
