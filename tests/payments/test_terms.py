@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from test_disputes import CLOSED, CREATED, REINSTATED, WITHDRAWN, dispute_of
 
 from credits_plugin.gateways.stripe_api import StripeGateway
 from credits_plugin.jobs import Jobs
@@ -233,6 +234,29 @@ async def test_what_a_failed_refund_gives_back_is_as_long_valid_from_then_on(til
     assert (lot.priority, lot.remaining, lot.payment_id) == (100, 1_000 * MICRO, bought.payment_id)
     assert 0 <= now_ms() + 30 * DAY_MS - lot.expires_at_ms < MINUTE_MS
     assert await sweep(till.shop) == 0
+    assert audit(database).clean
+
+
+async def test_what_a_dispute_gives_back_is_as_long_valid_from_then_on(till, make_event, database):
+    bought = await granted(till, MONTH)
+    await till.deliver(make_event(WITHDRAWN, dispute_of(bought, moved=[-1_000])))
+    await pass_time(till, 40)
+    await till.deliver(make_event(REINSTATED, dispute_of(bought, "won", moved=[-1_000, 1_000])))
+    (lot,) = await lots(till)
+    assert (lot.remaining, lot.payment_id) == (1_000 * MICRO, bought.payment_id)
+    assert 0 <= now_ms() + 30 * DAY_MS - lot.expires_at_ms < MINUTE_MS
+    assert audit(database).clean
+
+
+async def test_what_a_dispute_has_frozen_expires_when_the_freeze_ends(till, make_event, database):
+    bought = await granted(till, MONTH)
+    await till.deliver(make_event(CREATED, dispute_of(bought)))
+    await pass_time(till, 31)
+    await sweep(till.shop)
+    assert await till.balance() == 1_000 * MICRO
+    await till.deliver(make_event(CLOSED, dispute_of(bought, "won")))
+    await sweep(till.shop)
+    assert await codes(till) == [("PURCHASE", 1_000), ("EXPIRY", -1_000)]
     assert audit(database).clean
 
 
