@@ -7,7 +7,7 @@ times Unix milliseconds. Indexes are named where a query stands on one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -250,6 +250,19 @@ def account_lots(database: peewee.Database, account_id: int) -> list[LotLine]:
     attribute_spend(lots, balance=rows[0][6])
     origins = {row[0]: (Code(row[7]) if row[7] else None, row[8]) for row in rows}
     return [_lot_line(lot, *origins[lot.id]) for lot in sorted(lots, key=burn_down_order) if lot.remaining]
+
+
+def lot_expiries(database: peewee.Database, account_id: int, lot_ids: Collection[int]) -> dict[int, int]:
+    """Return when those of the account's lots expire, or did, that ever do; a lot has the id of its transfer."""
+    if not lot_ids:
+        return {}
+    marks = ", ".join(["%s"] * len(lot_ids))
+    rows = select(
+        database,
+        f"SELECT id, expires_at_ms FROM lot WHERE account_id = %s AND expires_at_ms IS NOT NULL AND id IN ({marks})",
+        [account_id, *lot_ids],
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def ledger_page(database: peewee.Database, *, before_id: int | None = None, limit: int = 50) -> list[LedgerLine]:

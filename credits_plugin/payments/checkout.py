@@ -124,7 +124,9 @@ async def fulfil(shop: Shop, session: CheckoutSession, *, unpaid: PaymentStatus 
     state = unpaid or state_of_unpaid(known)
     result = await shop.writer.work(
         [order.payment.account_id],
-        lambda tx: settle_session(tx, known, payment_id=payment_id, unpaid=state, intent=intent),
+        lambda tx: settle_session(
+            tx, known, payment_id=payment_id, packages=shop.packages, unpaid=state, intent=intent
+        ),
     )
     log_fulfilment(result)
     return result

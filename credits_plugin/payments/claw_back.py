@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Final
 
 from ..errors import LedgerError
-from ..ledger.entries import Code, PostTransfer
+from ..ledger.entries import Code, LotTerms, PostTransfer
 from ..ledger.work import Transaction
-from ..models import AdminAction, Refund
+from ..models import AdminAction, Lot, Refund
 from ..notify.outbox import put_event
 from .freezes import adjust_freezes, claw_back_target
 from .gateway import RefundResult
@@ -109,6 +109,7 @@ def _post_difference(tx: Transaction, payment: PaymentView, *, difference: int, 
             tx.at_ms,
             reference=reference,
             payment_id=payment.id,
+            terms=_terms_again(tx, payment) if difference < 0 else LotTerms(),
         )
     )
     put_event(
@@ -122,6 +123,20 @@ def _post_difference(tx: Transaction, payment: PaymentView, *, difference: int, 
             "balance": posted.balance,
         },
     )
+
+
+def _terms_again(tx: Transaction, payment: PaymentView) -> LotTerms:
+    """Return the terms of the payment's grant for credits that come back: its priority, and as long valid from now on.
+
+    Not its own expiry: that went on while nobody could use them, and may be over.
+    """
+    query = Lot.select(Lot.priority, Lot.expires_at_ms).where(
+        Lot.account_id == payment.account_id, Lot.id == payment.grant_transfer_id
+    )
+    priority, expires_at_ms = next(iter(query.tuples().execute(tx.database)), (LotTerms().priority, None))
+    if expires_at_ms is None or payment.paid_at_ms is None:
+        return LotTerms(priority)
+    return LotTerms(priority, tx.at_ms + expires_at_ms - payment.paid_at_ms)
 
 
 def _linked_row(tx: Transaction, payment: PaymentView, result: RefundResult) -> RefundView | None:

@@ -69,7 +69,8 @@ def plan_at_once(shop: Shop, event: StripeEvent) -> Plan:
         ours = lock_payment_of(tx, account_id, payment_id)
         if ours is None or ours.session_id != session.id or not _tells_all(event, ours, session):
             raise LookFirst
-        return _verdict(settle_locked(tx, ours, session, unpaid=state_of_unpaid(session)))
+        unpaid = state_of_unpaid(session)
+        return _verdict(settle_locked(tx, ours, session, packages=shop.packages, unpaid=unpaid))
 
     return Plan(run, account_id, payment_id)
 
@@ -111,11 +112,8 @@ async def _plan_session(shop: Shop, event: StripeEvent) -> Plan:
     ours, told = order.payment, order.session
     unpaid = _UNPAID.get(event.type) or state_of_unpaid(told)
     intent = None if told is session and _tells_all(event, ours, told) else await receipt_of(shop, ours, told)
-    return Plan(
-        lambda tx: _verdict(settle_session(tx, told, payment_id=ours.id, unpaid=unpaid, intent=intent)),
-        ours.account_id,
-        ours.id,
-    )
+    settle = _settle(shop, ours, told, unpaid=unpaid, intent=intent)
+    return Plan(lambda tx: _verdict(settle(tx)), ours.account_id, ours.id)
 
 
 def _tells_all(event: StripeEvent, ours: PaymentView, session: CheckoutSession) -> bool:
@@ -287,7 +285,15 @@ async def _payment_of_intent(shop: Shop, intent_id: str) -> tuple[PaymentView, S
 
 async def _session_step(shop: Shop, ours: PaymentView, session: CheckoutSession, *, unpaid: PaymentStatus) -> Settle:
     intent = await receipt_of(shop, ours, session)
-    return lambda tx: settle_session(tx, session, payment_id=ours.id, unpaid=unpaid, intent=intent)
+    return _settle(shop, ours, session, unpaid=unpaid, intent=intent)
+
+
+def _settle(
+    shop: Shop, ours: PaymentView, session: CheckoutSession, *, unpaid: PaymentStatus, intent: PaymentIntent | None
+) -> Settle:
+    return lambda tx: settle_session(
+        tx, session, payment_id=ours.id, packages=shop.packages, unpaid=unpaid, intent=intent
+    )
 
 
 def _verdict(fulfilment: Fulfilment) -> Verdict:

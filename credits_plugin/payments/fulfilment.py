@@ -13,7 +13,7 @@ from typing import Any, Final
 import peewee
 
 from ..errors import InvalidValue
-from ..ledger.entries import Code, PostTransfer
+from ..ledger.entries import Code, LotTerms, PostTransfer
 from ..ledger.ids import account_key
 from ..ledger.work import Transaction
 from ..models import Account
@@ -21,6 +21,7 @@ from ..notify.outbox import put_event
 from ..prepared import Prepared
 from .claw_back import Cause, take_back
 from .gateway import CheckoutSession, PaymentIntent
+from .packages import Package
 from .queries import PaymentView, disputes_of, payment, payment_of_intent
 from .records import change_payment, claim_payment, lock_payment
 from .states import PaymentStatus, later_payment_status
@@ -147,14 +148,17 @@ def settle_session(
     session: CheckoutSession,
     *,
     payment_id: int,
+    packages: Mapping[int, Package],
     unpaid: PaymentStatus,
     intent: PaymentIntent | None = None,
 ) -> Fulfilment:
     """Bring our payment in line with its session; grants its credits if it is paid and they were not granted yet.
 
-    ``unpaid`` is the payment's state if the session is not paid. ``intent`` adds the charge and the receipt.
+    ``packages`` are those for sale now, for the terms of the credits. ``unpaid`` is the payment's state if the session
+    is not paid. ``intent`` adds the charge and the receipt.
     """
-    return settle_locked(tx, lock_payment(tx, payment_id), session, unpaid=unpaid, intent=intent)
+    ours = lock_payment(tx, payment_id)
+    return settle_locked(tx, ours, session, packages=packages, unpaid=unpaid, intent=intent)
 
 
 def settle_locked(
@@ -162,6 +166,7 @@ def settle_locked(
     payment: PaymentView,
     session: CheckoutSession,
     *,
+    packages: Mapping[int, Package],
     unpaid: PaymentStatus,
     intent: PaymentIntent | None = None,
 ) -> Fulfilment:
@@ -188,7 +193,8 @@ def settle_locked(
     if isinstance(captured, str):
         change_payment(tx, payment.id, **adopted, detail=captured)
         return Fulfilment(Fulfilled.QUARANTINED, payment.id, captured)
-    return _grant(tx, payment, session, captured, external_id=external_id, adopted=adopted)
+    terms = _terms(packages, payment.package_id, granted_at_ms=tx.at_ms)
+    return _grant(tx, payment, session, captured, terms=terms, external_id=external_id, adopted=adopted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +219,12 @@ def captured_part(payment: PaymentView, session: CheckoutSession, intent: Paymen
     if not part:
         return f"{intent.id} received {intent.amount_received_minor} of {total}, which buys no credit"
     return Captured(intent.amount_received_minor, part)
+
+
+def _terms(packages: Mapping[int, Package], package_id: int, *, granted_at_ms: int) -> LotTerms:
+    """Return the terms of the package as it is sold now; credits of one that is sold no more never expire."""
+    package = packages.get(package_id)
+    return LotTerms() if package is None else package.terms(granted_at_ms=granted_at_ms)
 
 
 def state_of_unpaid(session: CheckoutSession) -> PaymentStatus:
@@ -258,6 +270,7 @@ def _grant(
     session: CheckoutSession,
     captured: Captured,
     *,
+    terms: LotTerms,
     external_id: str,
     adopted: Mapping[str, Any],
 ) -> Fulfilment:
@@ -272,6 +285,7 @@ def _grant(
             tx.at_ms,
             reference=session.payment_intent_id,
             payment_id=payment.id,
+            terms=terms,
         )
     )
     claim_payment(

@@ -54,6 +54,7 @@ def _transaction_json(line: HistoryLine) -> dict[str, Any]:
         "amount": amount_json(transfer.amount),
         "balance_after": amount_json(transfer.balance_after),
         "created_at": time_json(transfer.at_ms),
+        "expires_at": time_json(line.expires_at_ms),
         "reference": transfer.reference,
         "model": transfer.model,
         "usage": transfer.usage.to_json() if transfer.usage else None,

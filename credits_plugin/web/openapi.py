@@ -98,6 +98,11 @@ _SCHEMAS: Final[dict[str, Any]] = {
             "price_minor": {"type": "integer", "description": "in the currency's minor unit"},
             "currency": _CURRENCY,
             "price": {"type": "string", "description": "for people"},
+            "valid_days": {
+                "type": ["integer", "null"],
+                "minimum": 1,
+                "description": "The credits expire so many days after they were granted; null: never.",
+            },
         }
     ),
     "Session": _object(
@@ -132,6 +137,7 @@ _SCHEMAS: Final[dict[str, Any]] = {
             "amount": _ref("Amount"),
             "balance_after": _ref("Amount"),
             "created_at": _TIME,
+            "expires_at": _nullable(_TIME),
             "reference": _nullable(_STRING),
             "model": _nullable(_STRING),
             "usage": _nullable(_ref("Usage")),

@@ -25,7 +25,10 @@ def packages_for_sale(request: web.Request) -> list[Package]:
 
 
 def package_json(package: Package) -> dict[str, object]:
-    """Return a package as JSON; ``price_minor`` is in the currency's minor unit, ``price`` for people."""
+    """Return a package as JSON; ``price_minor`` is in the currency's minor unit, ``price`` for people.
+
+    Its priority is left out: it says nothing to a buyer.
+    """
     return {
         "id": package.id,
         "name": package.name,
@@ -34,4 +37,5 @@ def package_json(package: Package) -> dict[str, object]:
         "price_minor": package.price_minor,
         "currency": package.currency,
         "price": format_money(package.price_minor, package.currency),
+        "valid_days": package.valid_days,
     }

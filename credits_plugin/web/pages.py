@@ -11,7 +11,7 @@ from yarl import URL
 
 from ..errors import CreditsError
 from ..ledger.ids import account_key, now_ms
-from ..ledger.queries import account_balance
+from ..ledger.queries import account_balance, lot_expiries
 from ..money import format_money
 from ..payments.checkout import start_purchase
 from ..payments.packages import Package
@@ -98,8 +98,12 @@ async def show_success(request: web.Request) -> web.Response:
     """Show the receipt of the caller's own session, or that the payment is still on its way."""
     session = await own_session(request, one_query_value(request, "session_id") or "")
     payment = session.payment
-    balance = await request.app[CREDITS].reads.run(lambda database: account_balance(database, payment.account_id))
-    return _page(request, "success.html", **success_view(payment, balance))
+    key, grants = payment.account_id, [] if payment.grant_transfer_id is None else [payment.grant_transfer_id]
+    balance, expiries = await request.app[CREDITS].reads.run(
+        lambda database: (account_balance(database, key), lot_expiries(database, key, grants))
+    )
+    expires_at_ms = next(iter(expiries.values()), None)
+    return _page(request, "success.html", **success_view(payment, balance, expires_at_ms=expires_at_ms))
 
 
 async def show_cancel(request: web.Request) -> web.Response:
@@ -112,7 +116,11 @@ async def show_cancel(request: web.Request) -> web.Response:
 
 
 def _package_views(packages: list[Package]) -> list[dict[str, Any]]:
-    """Return the cards; a saving is measured against the smallest package of the same currency, rounded down."""
+    """Return the cards; a saving is measured against the smallest package of the same currency, rounded down.
+
+    ``validity`` is said of all packages where one of them expires, and of none where none does.
+    """
+    some_expire = any(package.valid_days for package in packages)
     base: dict[str, Package] = {}
     for package in packages:
         base.setdefault(package.currency, package)
@@ -122,10 +130,17 @@ def _package_views(packages: list[Package]) -> list[dict[str, Any]]:
             "name": package.name,
             "credits": f"{package.credits:,}",
             "price": format_money(package.price_minor, package.currency),
+            "validity": _validity(package) if some_expire else "",
             "saving": _saving_percent(package, base[package.currency]),
         }
         for package in packages
     ]
+
+
+def _validity(package: Package) -> str:
+    if package.valid_days is None:
+        return "never expire"
+    return f"valid for {package.valid_days:,} day{'s' if package.valid_days > 1 else ''}"
 
 
 def _saving_percent(package: Package, base: Package) -> int:

@@ -62,6 +62,7 @@ def _line_view(line: HistoryLine) -> dict[str, Any]:
         "incoming": transfer.amount > 0,
         "balance_after": shown_credits(transfer.balance_after),
         "details": _details(transfer, line.payment),
+        "expires": line.expires_at_ms,
     }
 
 

@@ -26,11 +26,14 @@ _TEXTS: Final = {
 }
 
 
-def success_view(payment: PaymentView, balance: Balance | None) -> dict[str, Any]:
-    """Return what the page shows; there is a receipt once the credits have been granted."""
+def success_view(payment: PaymentView, balance: Balance | None, *, expires_at_ms: int | None) -> dict[str, Any]:
+    """Return what the page shows; there is a receipt once the credits have been granted.
+
+    ``expires_at_ms`` is when they expire, None for never.
+    """
     state = _state_of(payment.status)
     heading, explanation = _TEXTS[state]
-    receipt = _receipt(payment, balance) if payment.is_granted else None
+    receipt = _receipt(payment, balance, expires_at_ms) if payment.is_granted else None
     return {"state": state, "heading": heading, "explanation": explanation, "receipt": receipt}
 
 
@@ -52,7 +55,7 @@ def _state_of(status: PaymentStatus) -> str:
             assert_never(status)
 
 
-def _receipt(payment: PaymentView, balance: Balance | None) -> dict[str, Any]:
+def _receipt(payment: PaymentView, balance: Balance | None, expires_at_ms: int | None) -> dict[str, Any]:
     url = payment.receipt_url or ""
     return {
         "payment": payment.payment_intent_id or str(payment.id),
@@ -61,6 +64,7 @@ def _receipt(payment: PaymentView, balance: Balance | None) -> dict[str, Any]:
         "credits": format_credits(payment.credited),
         "email": payment.email,
         "paid_at": payment.paid_at_ms,
+        "expires": expires_at_ms,
         "balance": shown_credits(balance.balance) if balance else "",
         "url": url if url.startswith(("https://", "http://")) else None,
     }

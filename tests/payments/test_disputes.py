@@ -324,7 +324,7 @@ def story(account, payment_id):
         return lambda tx: merge_dispute(tx, payment_id=payment_id, result=result, seen_at_ms=seen_at_ms)
 
     return [
-        lambda tx: settle_session(tx, session, payment_id=payment_id, unpaid=PaymentStatus.PROCESSING),
+        lambda tx: settle_session(tx, session, payment_id=payment_id, packages={}, unpaid=PaymentStatus.PROCESSING),
         lambda tx: merge_refund(tx, payment_id=payment_id, result=refund),
         *map(told, states),
         lambda tx: merge_refund(tx, payment_id=payment_id, result=failed),

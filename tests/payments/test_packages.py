@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from credits_plugin.errors import ConfigurationError
+from credits_plugin.ledger.entries import LotTerms
 from credits_plugin.payments.packages import Package, parse_packages
 from credits_plugin.settings import DEFAULT_PACKAGES
 
@@ -42,11 +43,29 @@ def test_a_currency_is_stored_in_lower_case():
         ({"currency": "dollars"}, "currency"),
         ({"currency": None}, "currency"),
         ({"price": 10}, "price"),
+        *(({"valid_days": wrong}, "valid_days") for wrong in (0, -1, "x", "30", True, 1.5, None, 36_501, 10**9)),
+        *(({"priority": wrong}, "priority") for wrong in (-1, "x", "0", True, 0.5, None, 1_001, 10**9)),
+        ({"valid_for_days": 30}, "may have valid_days, priority"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(change, named):
     with pytest.raises(ConfigurationError, match=rf"packages\[1\].*{named}"):
         parse_packages([GOOD | change])
+
+
+def test_credits_never_expire_and_have_the_middle_priority_unless_the_package_says_more():
+    assert parse_packages([GOOD])[1].terms(granted_at_ms=1_000) == LotTerms(100, None)
+    longest = parse_packages([GOOD | {"valid_days": 36_500, "priority": 1_000}])[1]
+    assert longest.terms(granted_at_ms=1_000) == LotTerms(1_000, 1_000 + 36_500 * 86_400_000)
+    shortest = parse_packages([GOOD | {"valid_days": 1, "priority": 0}])[1]
+    assert shortest.terms(granted_at_ms=0) == LotTerms(0, 86_400_000)
+
+
+def test_terms_out_of_range_are_told_with_what_is_in_it():
+    with pytest.raises(ConfigurationError, match=r"packages\[1\]\.valid_days must be .* from 1 to 36500; got 0"):
+        parse_packages([GOOD | {"valid_days": 0}])
+    with pytest.raises(ConfigurationError, match=r"packages\[1\]\.priority must be .* from 0 to 1000; got -1"):
+        parse_packages([GOOD | {"priority": -1}])
 
 
 def test_a_missing_key_is_named():

@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +20,7 @@ from credits_plugin.bootstrap import Credits
 from credits_plugin.database import file_lock, lock_path
 from credits_plugin.ledger.entries import SettleHold
 from credits_plugin.ledger.ids import account_key, now_ms
+from credits_plugin.settings import DEFAULT_PACKAGES
 from credits_plugin.web import create_app
 from hookspecs import Usage
 
@@ -228,7 +230,26 @@ async def test_packages_carry_the_servers_prices(shopfront: Shopfront):
         "price_minor": 1000,
         "currency": "usd",
         "price": "$10.00",
+        "valid_days": None,
     }
+
+
+async def test_what_is_bought_tells_how_long_it_is_valid_before_and_until_when_afterwards(
+    start_shopfront: StartShopfront,
+):
+    shopfront = await start_shopfront(packages=[{**DEFAULT_PACKAGES[0], "valid_days": 30, "priority": 5}])
+    browser = shopfront.browser("ada")
+    (package,) = (await (await browser.get(f"{API}/packages")).json())["packages"]
+    assert package["valid_days"] == 30
+    assert "priority" not in package
+    session_id = await buy_and_pay(shopfront, "ada")
+    await browser.get(f"{API}/session/{session_id}")
+    await shopfront.spend("ada", 42_500)
+    usage, purchase = (await (await browser.get(f"{API}/transactions")).json())["transactions"]
+    valid = datetime.fromisoformat(purchase["expires_at"]) - datetime.fromisoformat(purchase["created_at"])
+    assert valid == timedelta(days=30)
+    assert (await (await browser.get(f"{API}/balance")).json())["next_expiry_at"] == purchase["expires_at"]
+    assert usage["expires_at"] is None
 
 
 async def test_balance_shows_what_is_held_and_what_expires(shopfront: Shopfront):
@@ -266,6 +287,7 @@ async def test_transactions_show_the_payment_and_its_metadata(shopfront: Shopfro
     assert usage["balance_after"]["credits"] == "999.9575"
     assert usage["usage"] == {"input": 56, "cache_read": 64, "cache_write": 0, "output": 30, "reasoning": 0}
     assert (usage["payment_id"], usage["metadata"]) == (None, None)
+    assert (usage["expires_at"], purchase["expires_at"]) == (None, None)
     assert purchase["type"] == "purchase"
     assert isinstance(purchase["id"], str)
     assert purchase["amount"] == {"microcredits": 1_000_000_000, "credits": "1000"}

@@ -14,6 +14,7 @@ from shopfront import Shopfront, StartShopfront, account_in_cookie, buy_and_pay,
 from credits_plugin import PROJECT_NAME, CreditsSpecs, hookimpl
 from credits_plugin.bootstrap import Credits
 from credits_plugin.errors import ConfigurationError
+from credits_plugin.settings import DEFAULT_PACKAGES
 from credits_plugin.web import create_app, mount
 from credits_plugin.web.openapi import document
 
@@ -111,7 +112,9 @@ async def test_every_route_is_documented_and_nothing_else(shopfront: Shopfront):
     assert routes == {(method, path) for path, operations in paths.items() for method in operations}
 
 
-async def test_real_answers_match_their_documentation(shopfront: Shopfront):
+async def test_real_answers_match_their_documentation(start_shopfront: StartShopfront):
+    expiring = {**DEFAULT_PACKAGES[0], "valid_days": 30}
+    shopfront = await start_shopfront(packages=[expiring, *DEFAULT_PACKAGES[1:]])
     session_id = await buy_and_pay(shopfront, "ada")
     browser = shopfront.browser("ada")
     await browser.get(f"/api/credits/session/{session_id}")

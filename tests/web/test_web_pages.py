@@ -16,6 +16,7 @@ from credits_plugin.ledger.entries import Code, SettleHold
 from credits_plugin.ledger.ids import account_key, now_ms
 from credits_plugin.ledger.queries import TransferLine
 from credits_plugin.moving.archiving.run import archive_transfers
+from credits_plugin.settings import DEFAULT_PACKAGES
 from credits_plugin.web.history import HistoryLine, HistoryPage
 from credits_plugin.web.rendering import STATIC
 from credits_plugin.web.statement import history_view
@@ -34,7 +35,33 @@ async def test_the_account_page_shows_balance_packages_and_history(shopfront: Sh
     for words in ("Starter", "1,000 credits", "$10.00", "Save 9", "Studio"):
         assert words in shown.text
     assert "AI request 120 tokens in (64 cached) 30 out \N{MINUS SIGN}0.0425 Balance 49.9575" in shown.text
-    assert "Gift +50 Balance 50" in shown.text
+    assert re.search(r"Gift Valid until \d+ \w+ \d+, \d\d:\d\d UTC \+50 Balance 50", shown.text)
+
+
+async def test_how_long_credits_are_valid_is_said_before_and_after_buying_them(start_shopfront: StartShopfront):
+    year, day, lasting = DEFAULT_PACKAGES
+    shopfront = await start_shopfront(packages=[{**year, "valid_days": 365}, {**day, "valid_days": 1}, lasting])
+    browser = shopfront.browser("ada")
+    shown = await page(await browser.get("/credits"))
+    said = [words.strip() for words in re.findall(r"\$[\d.,]+ (Credits [\w ]+?) Buy", shown.text)]
+    assert said == ["Credits valid for 365 days", "Credits valid for 1 day", "Credits never expire"]
+    labels = [str(button["aria-label"]) for button in shown.all("button")]
+    assert labels[0] == "Buy Starter: 1,000 credits for $10.00; credits valid for 365 days"
+
+    session_id = await buy_and_pay(shopfront, "ada")
+    receipt = await page(await browser.get(f"/credits/success?session_id={session_id}"))
+    (until,) = re.findall(r"Credits 1,000 .*Valid until (\d+ \w+ \d+, \d\d:\d\d UTC)", receipt.text)
+    shown = await page(await browser.get("/credits"))
+    assert f"Next expiry {until}" in shown.text
+    assert f"Valid until {until} +1,000" in shown.text
+
+
+async def test_where_no_package_expires_nothing_is_said_of_it(shopfront: Shopfront):
+    session_id = await buy_and_pay(shopfront, "ada")
+    browser = shopfront.browser("ada")
+    for path in (f"/credits/success?session_id={session_id}", "/credits"):
+        text = (await page(await browser.get(path))).text
+        assert not any(words in text for words in ("Valid until", "valid for", "never expire"))
 
 
 @pytest.mark.parametrize("code", Code)
