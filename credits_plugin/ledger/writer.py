@@ -227,17 +227,18 @@ class LedgerWriter:
                 batch.start()
                 batch.fail(failure)
         queue.extendleft(reversed(items[batch.done :]))
-        if self._wal is not None and self._is_unsynced:
-            self._sync(self._wal, batch)
-        return batch
-
-    def _sync(self, wal: WalFile, batch: Batch) -> None:
-        """Put on disk what the batch's callers are about to hear, while another process has its turn."""
-        self._is_unsynced = False
         try:
-            wal.sync()
+            self._sync()  # while another process has its turn
         except DatabaseError as error:
             batch.fail(_unknown(error))
+            self._is_unsynced = False
+        return batch
+
+    def _sync(self) -> None:
+        """Put on disk what callers are about to hear."""
+        if self._wal is not None and self._is_unsynced:
+            self._wal.sync()
+            self._is_unsynced = False
 
     def _process(self, batch: Batch) -> None:
         """Run the batch; units of work may be left for the next.
@@ -266,6 +267,8 @@ class LedgerWriter:
     def _run_one_by_one(self, batch: Batch) -> None:
         batch.start()
         for index, item in enumerate(batch.items):
+            if self._wal is not None and self._wal.failure is not None:
+                break  # nothing more may be written, and the sync at the batch's end tells every caller
             alone = Batch([item], batch.of_work)
             self._run_alone(alone)
             batch.answers[index] = alone.answers[0]
@@ -290,7 +293,10 @@ class LedgerWriter:
             self._reconnect()
 
     def _reconnect(self) -> None:
+        """Close the connection; the next attempt opens one. SQLite removes the WAL with the last one: sync."""
         self._book = None
+        with contextlib.suppress(DatabaseError):  # final: whoever syncs next hears it again
+            self._sync()
         with contextlib.suppress(peewee.PeeweeException):
             self.database.primary.close()
 

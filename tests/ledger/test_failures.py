@@ -129,3 +129,24 @@ async def test_a_lock_that_cannot_be_taken_is_an_answer_and_the_writer_lives(sql
     lock.rmdir()
     assert (await writer.execute(grant(1_000))).balance == 1_000
     writer.close()
+
+
+NOT_TEXT = "\ud800"
+"""What no database can store as a text."""
+
+
+async def test_a_batch_whose_last_command_fails_in_the_database_stops_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """The checkpointer has not opened the file yet, so that the writer's connection is its only one."""
+    monkeypatch.setattr("credits_plugin.ledger.checkpoints._INTERVAL_S", 3_600)
+    writer = LedgerWriter(database, new_id=new_id)
+    commands = [grant(1_000), *(hold(1) for _ in range(20)), hold(1)._replace(run_id=NOT_TEXT)]
+    waiting = [writer.execute(command) for command in commands]
+    writer.start()
+    *done, failed = await asyncio.gather(*waiting, return_exceptions=True)
+    assert not [answer for answer in done if isinstance(answer, Exception)]
+    assert isinstance(failed, DatabaseError)
+    assert (await writer.execute(hold(1))).available == 979
+    writer.close()
+    assert audit(database).findings == []

@@ -1,6 +1,8 @@
 """A power cut in the worst case: only what was synced is there, and all that was acknowledged must be."""
 
+import asyncio
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from credits_plugin.bench.ledger import prepare, require_clean
-from credits_plugin.database import migrate, open_database
+from credits_plugin.database import file_lock, lock_path, migrate, open_database
 from credits_plugin.errors import DatabaseError, OutcomeUnknown
 from credits_plugin.ledger.entries import Code, PostTransfer
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
@@ -124,5 +126,30 @@ async def test_after_a_sync_that_failed_nothing_is_acknowledged_any_more(sqlite_
     database.close_thread()
 
 
-def promotion(transfer_id):
-    return PostTransfer(account_key("anna"), "anna", transfer_id, Code.PROMOTION, 1, now_ms())
+async def test_a_sync_that_fails_in_the_middle_of_a_batch_is_as_final(sqlite_url, monkeypatch):
+    """A command that fails in the database has the connection closed, and what came before it synced."""
+    database = open_database(sqlite_url)
+    migrate(database)
+    writer = LedgerWriter(database, new_id=IdMaker())
+    writer.start()
+    await writer.execute(promotion(1))
+    results = iter([OSError(errno.EIO, "the disk is broken")])
+
+    def fail_once(handle):
+        for error in results:
+            raise error
+
+    monkeypatch.setattr("os.fdatasync", fail_once)
+    with file_lock(lock_path(database.path)):  # so that all three are one batch
+        waiting = [writer.execute(command) for command in (promotion(2), promotion(3, "\ud800"), promotion(4))]
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [OutcomeUnknown] * 3
+    with pytest.raises(DatabaseError, match="start this host again"):
+        await writer.execute(promotion(5))
+    writer.close()
+    assert database.primary.execute_sql("SELECT balance FROM account").fetchone() == (2,)
+    database.close_thread()
+
+
+def promotion(transfer_id, reference=None):
+    return PostTransfer(account_key("anna"), "anna", transfer_id, Code.PROMOTION, 1, now_ms(), reference)
