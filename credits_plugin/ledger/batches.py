@@ -17,28 +17,31 @@ Item: TypeAlias = tuple[Any, Any, asyncio.AbstractEventLoop | None]
 
 @dataclass(slots=True)
 class Batch:
-    """Commands, or units of work, and what became of each; the first ``done`` were run, the others are for the next.
-
-    ``failed`` are units of work that must not be run again.
-    """
+    """Commands, or units of work, and what became of each; the first ``done`` were run, the others are for the next."""
 
     items: list[Item]
     of_work: bool
     done: int = 0
     answers: list[Any] = field(default_factory=list)
     errors: dict[int, BaseException] = field(default_factory=dict)
-    failed: dict[int, BaseException] = field(default_factory=dict)
 
     def start(self) -> None:
         """Forget what an attempt that did not count had answered."""
         self.done = 0
         self.answers = [None] * len(self.items)
-        self.errors = dict(self.failed)
+        self.errors = {}
 
     def fail(self, error: BaseException) -> None:
         """Give every item this error."""
         self.errors = dict.fromkeys(range(len(self.items)), error)
         self.done = len(self.items)
+
+    def fail_one(self, index: int, error: BaseException) -> None:
+        """Give one item this error and leave the others, in their order, for the next."""
+        self.items.insert(0, self.items.pop(index))
+        self.start()
+        self.errors[0] = error
+        self.done = 1
 
 
 def answer_callers(batch: Batch) -> None:

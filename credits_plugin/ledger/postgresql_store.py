@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
+
+import psycopg
 
 from ..database import Database
 from .book import Book
@@ -26,6 +30,8 @@ from .store import (
 
 _LOCK_ACCOUNTS: Final = f"SELECT {ACCOUNT_COLUMNS} FROM account WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"
 _READ_HOLDS: Final = f"SELECT {HOLD_COLUMNS} FROM hold WHERE id = ANY(%s::bigint[])"
+_TOLD_EVERY_S: Final = 0.1
+"""How much longer than its limit a unit of work may take, because the server was not told for each statement."""
 
 
 class PostgresqlStore:
@@ -66,9 +72,14 @@ class PostgresqlStore:
     @contextlib.contextmanager
     def time_limit(self, seconds: float) -> Iterator[None]:
         """See :class:`Store`. Lifted at the end: a COMMIT that waits for a standby must never be cut short."""
-        self._connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
-        yield
-        self._connection.execute("SET LOCAL statement_timeout = 0")
+        connection = self._connection
+        usual = connection.cursor_factory
+        connection.cursor_factory = _cursors_until(time.monotonic() + seconds, usual)
+        try:
+            yield
+        finally:
+            connection.cursor_factory = usual
+        connection.execute("SET LOCAL statement_timeout = 0")
 
     def read(
         self, account_ids: Collection[int], hold_ids: Collection[int]
@@ -239,6 +250,26 @@ class PostgresqlStore:
     @property
     def _connection(self) -> Any:
         return self.database.primary.connection()
+
+
+def _cursors_until(deadline_s: float, make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes cursors, one a statement, until ``deadline_s``; what runs then is stopped by the server.
+
+    The server counts anew for each statement, so it is told what is left, though not for every short one.
+    """
+    told_s = -math.inf
+
+    def make_limited(connection: Any, **options: Any) -> Any:
+        nonlocal told_s
+        now_s = time.monotonic()
+        if now_s > deadline_s:
+            raise psycopg.OperationalError("no time is left for its next statement")
+        if now_s - told_s > _TOLD_EVERY_S:
+            told_s, left_ms = now_s, math.ceil((deadline_s - now_s) * 1000) + 1
+            make(connection).execute(f"SET LOCAL statement_timeout = {left_ms}")
+        return make(connection, **options)
+
+    return make_limited
 
 
 # Array literals of our own: the driver makes them item by item in Python, which was measured at half a batch's time.

@@ -59,7 +59,7 @@ class SqliteStore:
         return self._begin("FULL")
 
     def batch(self) -> AbstractContextManager[Any]:
-        """See :class:`Store`; on disk after the next sync of the WAL (:mod:`.wal_sync`)."""
+        """See :class:`Store`; on disk after the next sync of the WAL (:mod:`.wal_file`)."""
         return self._begin("NORMAL")
 
     def _begin(self, synchronous: str) -> AbstractContextManager[Any]:

@@ -75,7 +75,10 @@ class Store(Protocol):
         """Say whether nobody but this connection has written since this was last asked; asked inside a transaction."""
 
     def time_limit(self, seconds: float) -> AbstractContextManager[None]:
-        """Stop statements that are still running ``seconds`` from now, with the driver's operational error."""
+        """Stop the statement that runs ``seconds`` from now, and later ones, with the driver's operational error.
+
+        SQLite looks at the clock every millisecond or so of a statement's work, so a short one may still pass.
+        """
 
 
 def open_store(database: Database) -> Store:

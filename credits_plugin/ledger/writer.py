@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from functools import partial
 from typing import Any, Final, TypeVar, overload
 
 import peewee
@@ -26,7 +25,6 @@ from .book import Book
 from .budget_entries import BudgetCommand, Budgeted
 from .checkpoints import Checkpointer
 from .entries import (
-    Answer,
     Command,
     ExpireHold,
     ExpireLots,
@@ -43,11 +41,12 @@ from .entries import (
     SettleHold,
 )
 from .ids import IdMaker
-from .loading import load_book, load_for
-from .rules import RULES, decide
+from .loading import load_book
+from .rules import RULES
 from .store import open_store
 from .wal_file import WalFile
-from .work import Transaction, Work, savepoint
+from .work import Transaction, Work
+from .work_batches import BATCH_S, WorkBatches, WorkTooSlow, driver_errors
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -58,12 +57,6 @@ _RETRIES: Final = 6
 _FIRST_PAUSE_S: Final = 0.02
 _MOST_WORKS: Final = 48
 """Units of work that a batch reads accounts and lots for: about as many as it has time for."""
-_WORK_BUDGET_S: Final = 0.01
-"""How long units of work may go on in one batch, once one has begun; the others wait for the next batch."""
-_WORK_LIMIT_S: Final = 2.0
-"""How long one unit of work may take before it is stopped: the holds that came after it wait no longer than that."""
-# Set-wise SQL raises the driver's own errors; this is what Peewee turns its queries' errors into its own with.
-_driver_errors: Final = peewee.__exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
 _UNAVAILABLE: Final = (peewee.OperationalError, peewee.InterfaceError, DatabaseError)
 """Lost connections, locks and deadlocks: worth another try. Serialization failures arrive as OperationalError."""
 
@@ -101,6 +94,7 @@ class LedgerWriter:
         """Told the declared accounts of each unit of work of this process after its commit, in its caller's thread."""
         self._thread = threading.Thread(target=self._run, name="credits-writer", daemon=True)
         self._store = open_store(database)
+        self._work_batches = WorkBatches(self._store, new_id=new_id, new_book=self._new_book)
         self._checkpointer = Checkpointer(database.path) if database.path is not None else None
         self._wal = WalFile(database.path) if database.path is not None else None
         # SQLite's busy handler starves some of several processes; a lock around each batch gives all their turn.
@@ -152,8 +146,13 @@ class LedgerWriter:
     async def work(self, account_ids: Iterable[int], run: Callable[[Transaction], T]) -> T:
         """Run a wider unit of work on the declared accounts; returns its result once it is committed.
 
-        It may run twice, when the database failed and the batch is replayed. What it raises reaches the caller, after
-        its savepoint was rolled back.
+        It may run several times, when the database failed or another one was stopped and the batch is replayed. What it
+        raises reaches the caller, after its savepoint was rolled back. It is stopped when two seconds are over while it
+        runs SQL; nothing stops its Python, for which every hold waits.
+
+        Raises:
+            DatabaseError: it was stopped; nothing was written.
+            OutcomeUnknown: the database failed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -226,7 +225,7 @@ class LedgerWriter:
             else:
                 batch.start()
                 batch.fail(failure)
-        queue.extendleft(reversed(items[batch.done :]))
+        queue.extendleft(reversed(batch.items[batch.done :]))
         try:
             self._sync()  # while another process has its turn
         except DatabaseError as error:
@@ -249,6 +248,11 @@ class LedgerWriter:
             try:
                 self._attempt(batch, careful=attempt > 0)
                 return
+            except WorkTooSlow as error:  # the others are run again, after the commands that came meanwhile
+                logger.warning("a unit of work was %s", error)
+                self._reconnect()
+                batch.fail_one(error.index, error.answer)
+                return
             except _UNAVAILABLE as error:
                 logger.warning("the database failed (%s); a batch of %d is tried again", error, len(batch.items))
                 failure: Exception = error
@@ -265,8 +269,12 @@ class LedgerWriter:
         batch.fail(_unknown(failure))
 
     def _run_one_by_one(self, batch: Batch) -> None:
+        """Run each item in a transaction of its own; of units of work no more than a batch has time for."""
         batch.start()
+        until = time.monotonic() + BATCH_S
         for index, item in enumerate(batch.items):
+            if index and batch.of_work and time.monotonic() > until:
+                return
             if self._wal is not None and self._wal.failure is not None:
                 break  # nothing more may be written, and the sync at the batch's end tells every caller
             alone = Batch([item], batch.of_work)
@@ -274,6 +282,7 @@ class LedgerWriter:
             batch.answers[index] = alone.answers[0]
             if alone.errors:
                 batch.errors[index] = alone.errors[0]
+            batch.done = index + 1
         batch.done = len(batch.items)
 
     def _run_alone(self, alone: Batch) -> None:
@@ -281,6 +290,10 @@ class LedgerWriter:
         for _ in range(2):  # another host may have written the same new row a moment ago; then it is there now
             try:
                 self._attempt(alone, careful=True)
+                return
+            except WorkTooSlow as error:
+                alone.fail(error.answer)
+                self._reconnect()
                 return
             except _UNAVAILABLE as error:
                 alone.fail(_unknown(error))
@@ -293,7 +306,10 @@ class LedgerWriter:
             self._reconnect()
 
     def _reconnect(self) -> None:
-        """Close the connection; the next attempt opens one. SQLite removes the WAL with the last one: sync."""
+        """Close the connection, so that the next attempt opens one; what was committed there is synced before.
+
+        SQLite removes the WAL with the file's last connection, and a sync by its name would find it gone.
+        """
         self._book = None
         with contextlib.suppress(DatabaseError):  # final: whoever syncs next hears it again
             self._sync()
@@ -304,13 +320,12 @@ class LedgerWriter:
         batch.start()
         known, self._book = self._book, None  # until the commit stands, what was known of the rows counts for nothing
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_driver_errors)
+            stack.enter_context(driver_errors)
             is_new = self.database.primary.connect(reuse_if_open=True)
             if self._checkpointer is not None:
                 self._checkpointer.look_after(self.database.primary.connection(), is_new=is_new)
             if batch.of_work:
-                stack.enter_context(self._store.transaction())
-                self._run_works(batch)
+                self._work_batches.run(batch)
                 return
             stack.enter_context(self._store.batch())
             if careful or not self._store.is_unchanged():
@@ -349,52 +364,6 @@ class LedgerWriter:
         ids = {command.hold_id for command in commands if isinstance(command, PlaceHold)}
         return bool(ids) and bool(self._store.holds(ids) or self._store.transfers(ids))
 
-    def _run_works(self, batch: Batch) -> None:
-        """Run units of work for as long as a batch may take; at least one."""
-        book, read = self._new_book(), False
-        until = time.monotonic() + _WORK_BUDGET_S
-        for index in range(len(batch.items)):
-            if index and time.monotonic() > until:
-                break
-            if index not in batch.failed:
-                if not read:  # at first, and anew after one that raised
-                    works = [item[0] for item in batch.items[index:]]
-                    book = load_book(self._store, works, self._new_book(), careful=False)
-                read = self._run_work(batch, index, book)
-            batch.done = index + 1
-
-    def _run_work(self, batch: Batch, index: int, book: Book) -> bool:
-        """Run a unit of work under its savepoint; returns whether it stands."""
-        work: Work = batch.items[index][0]
-        started = time.monotonic()
-        try:
-            with _driver_errors, savepoint(self.database.primary), self._store.time_limit(_WORK_LIMIT_S):
-                apply = partial(self._apply, book)
-                transaction = Transaction(
-                    self.database.primary, book, work.account_ids, new_id=self._new_id, apply=apply
-                )
-                batch.answers[index] = work.run(transaction)
-        except (peewee.OperationalError, peewee.InterfaceError) as error:
-            if time.monotonic() - started > _WORK_LIMIT_S:
-                batch.failed[index] = _too_slow(error)
-            raise  # the connection's state is unknown: the batch is run again
-        except Exception as error:  # noqa: BLE001 - a unit of work fails alone, with whatever it raises
-            batch.errors[index] = error
-            return False
-        return True
-
-    def _apply(self, book: Book, command: Command) -> Answer:
-        """Decide one command of a unit of work and write its rows at once, for the SQL that follows."""
-        load_for(self._store, book, command)
-        answer = decide(book, command)
-        self._store.flush(book)
-        return answer
-
 
 def _unknown(error: Exception) -> OutcomeUnknown:
     return OutcomeUnknown(f"the database failed ({error}); repeat the same command with the same ids, it converges")
-
-
-def _too_slow(error: Exception) -> DatabaseError:
-    msg = f"stopped after {_WORK_LIMIT_S:g} s, because holds wait for units of work; nothing was written ({error})"
-    return DatabaseError(msg)

@@ -312,7 +312,7 @@ _ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 async def test_a_unit_of_work_that_takes_too_long_is_stopped_and_the_others_stand(
     statement: str, writer: LedgerWriter, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("credits_plugin.ledger.writer._WORK_LIMIT_S", 0.2)
+    monkeypatch.setattr("credits_plugin.ledger.work_batches._LIMIT_S", 0.2)
 
     def slow(tx: Transaction) -> None:
         tx.decide(grant(77))
