@@ -17,6 +17,7 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
+from contextvars import ContextVar
 from typing import Any, Final
 
 from litellm.integrations.custom_logger import CustomLogger
@@ -39,6 +40,10 @@ _TEXTS: Final = ("content", "reasoning_content")
 _LIMITS: Final = ("max_completion_tokens", "max_tokens")
 # A client must not choose a dearer model than the one that is held for.
 _CHOICES_OF_CLIENTS: Final = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+
+_held: Final[ContextVar[str]] = ContextVar("credits_litellm_held", default="")
+"""The token of the call that this task's request is held for. litellm and the hooks before ours may go on with another
+dictionary than the one that the token was put into."""
 
 
 def payer_of_key(key: UserAPIKeyAuth) -> Payer | None:
@@ -79,6 +84,7 @@ class MeteredProxy(CustomLogger):
             self._jobs = asyncio.ensure_future(self._service.start())
         if call_type in FREE:
             return data
+        await self._release_earlier()
         try:
             if call_type not in METERED:
                 raise RequestRefused(NOT_METERED)
@@ -86,7 +92,10 @@ class MeteredProxy(CustomLogger):
             await call.__aenter__()
         except RequestRefused as refused:
             raise _refuse(refused.refusal) from None
-        return _limited(data, call) | {"metadata": {**(data.get("metadata") or {}), _TOKEN: self._note(call)}}
+        # In place: where a later hook refuses, litellm's failure hook is given the dictionary that we were given.
+        data["metadata"] = {**(data.get("metadata") or {}), _TOKEN: self._note(call)}
+        _limit(data, call)
+        return data
 
     async def async_post_call_success_hook(
         self, data: dict[str, Any], user_api_key_dict: UserAPIKeyAuth, response: Any
@@ -123,8 +132,8 @@ class MeteredProxy(CustomLogger):
         user_api_key_dict: UserAPIKeyAuth,
         traceback_str: str | None = None,
     ) -> None:
-        """Give back the hold of a request whose last attempt has failed."""
-        if (call := self._take(request_data)) is not None:
+        """Give back the hold of a request whose last attempt has failed, or that was refused after it was held for."""
+        if (call := self._take(request_data) or self._earlier()) is not None:
             await call.__aexit__(type(original_exception), original_exception, None)
 
     def _request(self, payer: Payer | None, data: Mapping[str, Any]) -> AIRequest:
@@ -150,12 +159,22 @@ class MeteredProxy(CustomLogger):
             del self._open[next(iter(self._open))]
         token = secrets.token_hex(16)
         self._open[token] = call
+        _held.set(token)
         return token
 
     def _take(self, data: Mapping[str, Any]) -> MeteredCall | None:
         """Return the call of a request, to be settled: only the first who asks gets it."""
         token = (data.get("metadata") or {}).get(_TOKEN)
         return self._open.pop(token, None) if isinstance(token, str) else None
+
+    def _earlier(self) -> MeteredCall | None:
+        return self._open.pop(_held.get(), None)
+
+    async def _release_earlier(self) -> None:
+        """Release what this request was held for before: a limit of its key has turned it to a fallback, unsent."""
+        if (call := self._earlier()) is not None:
+            call.not_sent()
+            await call.__aexit__(None, None, None)
 
 
 def _tools(data: Mapping[str, Any]) -> list[Any]:
@@ -164,13 +183,13 @@ def _tools(data: Mapping[str, Any]) -> list[Any]:
     return [*tools, {"type": "web_search"}] if data.get("web_search_options") is not None else tools
 
 
-def _limited(data: Mapping[str, Any], call: MeteredCall) -> dict[str, Any]:
-    """Return a request with the limit that is held for, and without a choice of models by the client."""
-    request = {name: value for name, value in data.items() if name not in _CHOICES_OF_CLIENTS}
-    if "input" in data:
-        return request
-    name = next((name for name in _LIMITS if data.get(name)), "max_tokens")
-    return request | {name: call.hold.estimate.max_output_tokens // _answers(data)}
+def _limit(data: dict[str, Any], call: MeteredCall) -> None:
+    """Set the limit that is held for in a request, and take a choice of models by the client out of it."""
+    for name in _CHOICES_OF_CLIENTS:
+        data.pop(name, None)
+    if "input" not in data:
+        name = next((name for name in _LIMITS if data.get(name)), "max_tokens")
+        data[name] = call.hold.estimate.max_output_tokens // _answers(data)
 
 
 def _answers(data: Mapping[str, Any]) -> int:

@@ -37,7 +37,7 @@ model_list:
   - {model_name: closed, litellm_params: {model: openai/toy, api_base: "http://127.0.0.1:9/v1", api_key: none}}
   - {model_name: alone, litellm_params: {model: openai/toy, api_base: "http://127.0.0.1:9/v1", api_key: none}}
 litellm_settings:
-  callbacks: callbacks.metered_proxy
+  callbacks: [callbacks.copier, callbacks.metered_proxy, callbacks.guard]
   num_retries: 0
   fallbacks: [{closed: [toy]}]
   cache: true
@@ -45,6 +45,8 @@ litellm_settings:
 general_settings: {custom_auth: callbacks.authenticate}
 """
 CALLBACKS = """
+from fastapi import HTTPException
+from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import UserAPIKeyAuth
 from credits_plugin.adapters.litellm_proxy import MeteredProxy
 from litellm_proxy_callbacks import metered_proxy as example
@@ -53,7 +55,21 @@ metered_proxy = MeteredProxy(example._service, min_output_tokens=1)
 
 async def authenticate(request, api_key):
     user = api_key.removeprefix("sk-")
-    return UserAPIKeyAuth(api_key=api_key, user_id=None if user == "nobody" else user)
+    limits = {"rpm_limit": 1} if user.startswith("hasty") else {}
+    limits |= {"metadata": {"model_rpm_limit": {"closed": 1}}} if user.startswith("diverted") else {}
+    return UserAPIKeyAuth(api_key=api_key, token=api_key, user_id=None if user == "nobody" else user, **limits)
+
+class Copier(CustomLogger):
+    async def async_pre_call_hook(self, user_api_key_dict, cache, data, call_type):
+        return {**data, "metadata": dict(data["metadata"])} if "copied" in str(data.get("messages")) else data
+
+class Guard(CustomLogger):
+    async def async_pre_call_hook(self, user_api_key_dict, cache, data, call_type):
+        if "forbidden" in str(data.get("messages")):
+            raise HTTPException(400, "held back")
+        return data
+
+copier, guard = Copier(), Guard()
 """
 
 
@@ -283,6 +299,32 @@ def test_a_client_cannot_choose_another_model_to_fall_back_to(proxy, ledger, pro
         ask(proxy, "kim", model="alone", extra_body={"fallbacks": ["toy"]})
     assert settled(ledger, "kim", 0) == []
     assert provider.calls == []
+
+
+def test_a_request_that_a_limit_of_its_key_stops_holds_nothing(proxy, ledger, provider):
+    ledger.grant("hasty")
+    ask(proxy, "hasty")
+    for _ in range(2):
+        with pytest.raises(openai.RateLimitError):
+            ask(proxy, "hasty")
+        assert len(settled(ledger, "hasty")) == 1
+    assert len(provider.calls) == 1
+
+
+@pytest.mark.parametrize("said", ["forbidden", "forbidden, and copied by a hook"])
+def test_a_request_that_a_later_hook_stops_holds_nothing(proxy, ledger, provider, said):
+    ledger.grant("ole")
+    with pytest.raises(openai.BadRequestError, match="held back"):
+        ask(proxy, "ole", messages=[{"role": "user", "content": said}])
+    assert settled(ledger, "ole", 0) == []
+    assert provider.calls == []
+
+
+def test_a_request_that_a_limit_turns_to_a_fallback_is_held_for_once(proxy, ledger, provider):
+    ledger.grant("diverted")
+    for count in (1, 2):
+        assert ask(proxy, "diverted", model="closed").choices[0].message.content == ANSWER
+        assert settled(ledger, "diverted", count) == count * [(56, 64, 0, 30, 0)]
 
 
 def test_several_answers_are_held_for_together(proxy, ledger, provider):
