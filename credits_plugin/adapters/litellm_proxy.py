@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from typing import Any, Final
@@ -26,20 +26,46 @@ from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 from hookspecs import AIRequest, Refusal, Usage
 
 from ..bootstrap import Credits
+from ..errors import InvalidValue
 from ..ledger.ids import now_ms
 from ..metering import MeteredCall, RequestRefused
 from ..web.problems import refusal_response
 from .base import Identify, Payer, guarded_stream, request_of, usage_of_totals
+from .openai_api import MAX_CHOICES
 
-METERED: Final = frozenset("completion acompletion text_completion atext_completion embedding aembedding".split())
+_SAMPLING: Final = (
+    "n max_tokens stream stream_options temperature top_p top_k min_p stop seed logprobs top_logprobs logit_bias "
+    "frequency_penalty presence_penalty repetition_penalty"
+)
+# What litellm itself does with a request: how it is named in logs, guarded and cached. What the operator set for a key
+# stands in some of these fields, whatever the client has sent there: left out, it would not hold.
+_HANDLING: Final = (
+    "model user metadata litellm_metadata tags guardrails cache ttl no-log litellm_session_id litellm_trace_id "
+    "litellm_call_id api_version safety_identifier allowed_model_region success_callback failure_callback"
+)
+METERED: Final[Mapping[str, frozenset[str]]] = {
+    "completion": frozenset(
+        f"{_HANDLING} {_SAMPLING} messages max_completion_tokens tools tool_choice parallel_tool_calls functions "
+        "function_call response_format reasoning_effort thinking verbosity prompt_cache_key web_search_options "
+        "cache_control".split()
+    ),
+    "text_completion": frozenset(f"{_HANDLING} {_SAMPLING} prompt suffix echo best_of".split()),
+    "embedding": frozenset(f"{_HANDLING} input dimensions encoding_format input_type".split()),
+}
+"""The routes that are metered, and what a client may send to each: nothing that moves a limit, money or time unseen.
+
+Whatever else it sends is left out, in the body or by header: another deadline would make a stream fail after it was
+heard, retries and fallbacks are the operator's, and providers have many names for a limit, a tier or another model.
+"""
 FREE: Final = frozenset("moderation amoderation list_mcp_tools call_mcp_tool".split())
 NOT_METERED: Final = Refusal("not_metered", "This route cannot be metered; use chat completions or embeddings.")
 
 _TOKEN: Final = "credits_call"  # noqa: S105 - the name of a field
 _TEXTS: Final = ("content", "reasoning_content")
 _LIMITS: Final = ("max_completion_tokens", "max_tokens")
-# A client must not choose a dearer model than the one that is held for.
-_CHOICES_OF_CLIENTS: Final = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+_LIMIT_SENT: Final = "max_tokens"
+# litellm makes it of headers such as anthropic-beta, and says nowhere that a client has sent it.
+_FIELDS_OF_HEADERS: Final = ("provider_specific_header",)
 
 _held: Final[ContextVar[str]] = ContextVar("credits_litellm_held", default="")
 """The token of the call that this task's request is held for. litellm and the hooks before ours may go on with another
@@ -55,7 +81,9 @@ def payer_of_key(key: UserAPIKeyAuth) -> Payer | None:
 class MeteredProxy(CustomLogger):
     """Meters a litellm proxy; ``identify`` is given the authenticated key.
 
-    The first request starts the service's jobs: litellm has no place of its own to start them.
+    ``client_fields`` are what clients may send beside :data:`METERED`, such as a provider's own parameters, because the
+    operator knows that it makes no request dearer. The first request starts the service's jobs: litellm has no place of
+    its own to start them.
     """
 
     def __init__(
@@ -64,11 +92,13 @@ class MeteredProxy(CustomLogger):
         identify: Identify[UserAPIKeyAuth] = payer_of_key,
         *,
         min_output_tokens: int | None = None,
+        client_fields: Collection[str] = (),
     ) -> None:
         super().__init__()
         self._service = service
         self._identify = identify
         self._min_output_tokens = min_output_tokens
+        self._client_fields = frozenset(client_fields)
         self._open: dict[str, MeteredCall] = {}
         self._jobs: asyncio.Future[None] | None = None
 
@@ -86,15 +116,18 @@ class MeteredProxy(CustomLogger):
             return data
         await self._release_earlier()
         try:
-            if call_type not in METERED:
+            if (route := call_type.removeprefix("a")) not in METERED:
                 raise RequestRefused(NOT_METERED)
-            call = self._service.metered(self._request(self._identify(user_api_key_dict), data))
+            _leave_out(data, _asked_for(data) - METERED[route] - self._client_fields)
+            call = self._service.metered(self._request(self._identify(user_api_key_dict), route, data))
             await call.__aenter__()
         except RequestRefused as refused:
             raise _refuse(refused.refusal) from None
         # In place: where a later hook refuses, litellm's failure hook is given the dictionary that we were given.
         data["metadata"] = {**(data.get("metadata") or {}), _TOKEN: self._note(call)}
-        _limit(data, call)
+        if route != "embedding":
+            _limit(data, call)
+            _ask_for_usage(data, route)
         return data
 
     async def async_post_call_success_hook(
@@ -136,19 +169,19 @@ class MeteredProxy(CustomLogger):
         if (call := self._take(request_data) or self._earlier()) is not None:
             await call.__aexit__(type(original_exception), original_exception, None)
 
-    def _request(self, payer: Payer | None, data: Mapping[str, Any]) -> AIRequest:
-        limit = next((data[name] for name in _LIMITS if data.get(name)), None)
-        if (answers := _answers(data)) > 1:
+    def _request(self, payer: Payer | None, route: str, data: Mapping[str, Any]) -> AIRequest:
+        _require("," not in str(data.get("model")), "model", "one model")
+        _require(isinstance(data.get("stream"), bool | None), "stream", "true or false")
+        answers, limit = _answers(data), min(filter(None, (_count(data, name) for name in _LIMITS)), default=None)
+        if answers > 1:
             limit = answers * (limit or self._service.settings.default_max_output_tokens)
-        prompt = data.get("prompt") or data.get("input") or ""
         return request_of(
             payer,
             model=data.get("model") or "",
-            messages=data.get("messages") or [{"role": "user", "content": prompt}],
+            messages=data.get("messages") or _prompt(data),
             tools=_tools(data),
-            max_output_tokens=1 if "input" in data else limit,
+            max_output_tokens=1 if route == "embedding" else limit,
             min_output_tokens=self._min_output_tokens and self._min_output_tokens * answers,
-            max_tool_calls=data.get("max_tool_calls"),
             cache_control=data.get("cache_control"),
             stream=bool(data.get("stream")),
         )
@@ -177,25 +210,67 @@ class MeteredProxy(CustomLogger):
             await call.__aexit__(None, None, None)
 
 
+def _asked_for(data: Mapping[str, Any]) -> set[str]:
+    """Return the names of what the client has sent, in the body or by header; what litellm adds itself is not in it."""
+    seen = data["proxy_server_request"]
+    return {*seen["body"], *seen["credential_fields"], *_FIELDS_OF_HEADERS}
+
+
+def _leave_out(data: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        data.pop(name, None)
+
+
+def _limit(data: dict[str, Any], call: MeteredCall) -> None:
+    """Set the limit that is held for, by the one name that litellm translates for every provider."""
+    _leave_out(data, _LIMITS)
+    # Some servers take 0 for no limit.
+    data[_LIMIT_SENT] = max(call.hold.estimate.max_output_tokens // _answers(data), 1)
+
+
+def _ask_for_usage(data: dict[str, Any], route: str) -> None:
+    """Ask for a stream's usage where litellm does not: of texts, and where the client has said no."""
+    options = data.get("stream_options")
+    if data.get("stream") and (options is not None or route == "text_completion"):
+        is_asked_for = isinstance(options, dict) and options.get("include_usage") is True
+        data.setdefault("_litellm_strip_stream_usage", not is_asked_for)
+        data["stream_options"] = {"include_usage": True}
+
+
+def _prompt(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    texts = [data.get(name) or "" for name in ("prompt", "input", "suffix")]
+    return [{"role": "user", "content": text} for text in texts if text]
+
+
 def _tools(data: Mapping[str, Any]) -> list[Any]:
-    tools = list(data.get("tools") or data.get("functions") or ())
+    """Return the tools, and what else is sent along with the prompt and counted like them."""
+    tools = [*(data.get("tools") or ()), *(data.get("functions") or ())]
+    _require(all(isinstance(tool, dict) for tool in tools), "tools", "a list of objects")
+    # litellm runs these itself, and asks the model again with what came out: calls of which it reports the last alone.
+    _require(all(tool.get("type") != "mcp" for tool in tools), "tools", "no MCP servers: list their tools yourself")
+    tools += [data["response_format"]] if data.get("response_format") else []
     # By this field a chat asks every provider for its web search.
     return [*tools, {"type": "web_search"}] if data.get("web_search_options") is not None else tools
 
 
-def _limit(data: dict[str, Any], call: MeteredCall) -> None:
-    """Set the limit that is held for in a request, and take a choice of models by the client out of it."""
-    for name in _CHOICES_OF_CLIENTS:
-        data.pop(name, None)
-    if "input" not in data:
-        name = next((name for name in _LIMITS if data.get(name)), "max_tokens")
-        data[name] = call.hold.estimate.max_output_tokens // _answers(data)
-
-
 def _answers(data: Mapping[str, Any]) -> int:
     """Return how many answers are asked for, each of them as long as the limit."""
-    asked = [data.get(name) for name in ("n", "best_of")]
-    return max([1, *(count for count in asked if type(count) is int)])
+    prompt = data.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and not all(type(token) is int for token in prompt) else 1
+    return prompts * max(_count(data, name, most=MAX_CHOICES) or 1 for name in ("n", "best_of"))
+
+
+def _count(data: Mapping[str, Any], name: str, *, most: int | None = None) -> int | None:
+    count = data.get(name)
+    if count is not None:
+        is_counted = type(count) is int and 0 < count <= (most or count)
+        _require(is_counted, name, f"a whole number above 0{f', at most {most}' if most else ''}")
+    return count
+
+
+def _require(holds: bool, name: str, wanted: str) -> None:
+    if not holds:
+        raise RequestRefused(Refusal(InvalidValue.code, f"{name} must be {wanted}."))
 
 
 def _refuse(refusal: Refusal) -> ProxyException:

@@ -34,6 +34,8 @@ class Behaviour(StrEnum):
     """500 before anything was said."""
     BREAK = "break"
     """A stream that breaks off after three words; without a stream the connection is closed."""
+    LATE = "late"
+    """The usual answer, which begins when another behaviour is set."""
     HANG = "hang"
     """A stream that says three words and then nothing more; without a stream, nothing at all."""
     NO_USAGE = "no_usage"
@@ -71,6 +73,7 @@ class StubProvider:
     async def _start(self) -> None:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/v1/completions", self._complete_text)
         app.router.add_get("/v1/models", _list_models)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
@@ -84,6 +87,8 @@ class StubProvider:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.calls.append(body)
+        while self.behaviour is Behaviour.LATE:
+            await asyncio.sleep(0.01)
         if self.behaviour is Behaviour.FAIL:
             return web.json_response({"error": {"message": "out of order", "type": "server_error"}}, status=500)
         if body.get("stream"):
@@ -107,6 +112,20 @@ class StubProvider:
         function = {"name": tools[0]["function"]["name"], "arguments": json.dumps({"input": "Hello"})}
         call = {"id": "call_1", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
+
+    async def _complete_text(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.calls.append(body)
+        answer = _frame(body, "text_completion", {"index": 0, "text": ANSWER, "finish_reason": "stop"})
+        if not body.get("stream"):
+            return web.json_response(answer | {"usage": USAGE})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await _send(response, answer)
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await _send(response, _frame(body, "text_completion") | {"usage": USAGE})
+        await response.write(b"data: [DONE]\n\n")
+        return response
 
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

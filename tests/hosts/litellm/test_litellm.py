@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import openai
 import pytest
 from host_examples import EXAMPLES
 from host_ledger import COST, PRICES, SEARCH, THREE_WORDS_TOKENS, Ledger, affording
+from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.utils import CacheCreationTokenDetails, PromptTokensDetailsWrapper
 from stub_provider import ANSWER, Behaviour, StubProvider
 
 from credits_plugin import Credits, Settings, Usage, build
+from credits_plugin.adapters.litellm_proxy import MeteredProxy
 from credits_plugin.adapters.litellm_proxy import _usage_of as usage_of
 from credits_plugin.pricing.prompt import count_prompt
 from credits_plugin.sandbox.model_server import ModelServer
@@ -47,14 +50,17 @@ general_settings: {custom_auth: callbacks.authenticate}
 CALLBACKS = """
 from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.proxy import proxy_server
 from litellm.proxy._types import UserAPIKeyAuth
 from credits_plugin.adapters.litellm_proxy import MeteredProxy
 from litellm_proxy_callbacks import metered_proxy as example
 
-metered_proxy = MeteredProxy(example._service, min_output_tokens=1)
+metered_proxy = MeteredProxy(example._service, min_output_tokens=1, client_fields=["chat_template_kwargs"])
 
 async def authenticate(request, api_key):
     user = api_key.removeprefix("sk-")
+    proxy_server.general_settings["cancel_on_disconnect"] = user.startswith("cancelling")
+    proxy_server.general_settings["always_include_stream_usage"] = True if user.startswith("counting") else None
     limits = {"rpm_limit": 1} if user.startswith("hasty") else {}
     limits |= {"metadata": {"model_rpm_limit": {"closed": 1}}} if user.startswith("diverted") else {}
     return UserAPIKeyAuth(api_key=api_key, token=api_key, user_id=None if user == "nobody" else user, **limits)
@@ -104,7 +110,7 @@ def proxy(home: Path, ledger: Ledger, running_provider: StubProvider) -> Iterato
     (home / "config.yaml").write_text(CONFIG.replace("PROVIDER", running_provider.url))
     (home / "callbacks.py").write_text(CALLBACKS)
     (home / "litellm_proxy_callbacks.py").write_text((EXAMPLES / "litellm_proxy_callbacks.py").read_text())
-    prices = {"toy": PRICES["toy"], "closed": PRICES["toy"], "alone": PRICES["toy"]}
+    prices = {"toy": PRICES["toy"], "closed": PRICES["toy"], "alone": PRICES["toy"], '"*"': PRICES["toy"]}
     lines = [
         f"[prices.{name}]\n" + "\n".join(f'{k} = "{v}"' for k, v in price.items()) for name, price in prices.items()
     ]
@@ -336,6 +342,142 @@ def test_several_answers_are_held_for_together(proxy, ledger, provider):
     assert 0 < provider.calls[1]["max_tokens"] < 100
 
 
+def test_a_field_of_another_route_changes_nothing(proxy, ledger, provider):
+    ledger.grant("pat")
+    provider.behaviour = Behaviour.HANG
+    foreign = {"input": "x", "prompt": "word " * 1_000, "suffix": "x"}
+    with ask(proxy, "pat", stream=True, max_tokens=5_000, extra_body=foreign) as stream:
+        for _ in range(3):
+            next(stream)
+        assert ledger.held("pat") >= affording(0, 5_000)
+    assert [tokens[3] for tokens in settled(ledger, "pat")] == [THREE_WORDS_TOKENS]
+    assert provider.calls[0]["max_tokens"] == 5_000
+    assert not foreign.keys() & provider.calls[0].keys()
+
+
+def test_of_two_limits_the_smaller_one_is_held_for_and_sent(proxy, ledger, provider):
+    ledger.grant("quy")
+    ask(proxy, "quy", max_tokens=5_000, extra_body={"max_completion_tokens": 7})
+    ask(proxy, "quy", max_completion_tokens=8)
+    assert [(call["max_tokens"], "max_completion_tokens" in call) for call in provider.calls] == [
+        (7, False),
+        (8, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"extra_body": {"max_tokens": 9_999}},
+        {"max_output_tokens": 9_999},
+        {"additional_drop_params": ["max_tokens"]},
+        {"service_tier": "priority"},
+        {"models": ["dear"]},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"modalities": ["text", "audio"]},
+        {"store": True},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_what_a_client_sends_beside_the_fields_that_are_held_for_is_left_out(proxy, ledger, provider, field):
+    user = f"rob-{next(iter(field))}"
+    ledger.grant(user)
+    ask(proxy, user, max_tokens=100)
+    ask(proxy, user, max_tokens=100, extra_body=field)
+    assert provider.calls[0] == provider.calls[1]
+
+
+def test_what_shapes_the_answer_and_what_the_operator_names_is_sent(proxy, ledger, provider):
+    ledger.grant("sam")
+    shape = {"temperature": 0.5, "seed": 1, "stop": ["x"], "response_format": {"type": "json_object"}}
+    ask(proxy, "sam", **shape, extra_body={"top_k": 3, "chat_template_kwargs": {"enable_thinking": False}})
+    sent = provider.calls[0]
+    assert sent | shape | {"top_k": 3, "chat_template_kwargs": {"enable_thinking": False}} == sent
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"n": "4"},
+        {"n": True},
+        {"n": 129},
+        {"max_tokens": "5000"},
+        {"max_tokens": -3},
+        {"max_completion_tokens": 1.5},
+        {"stream": "true"},
+        {"tools": "x"},
+        {"tools": ["x"]},
+        {"tools": [{"type": "mcp", "server_url": "litellm_proxy", "require_approval": "never"}]},
+        {"model": "toy,toy"},
+    ],
+    ids=str,
+)
+def test_a_field_that_cannot_be_held_for_is_refused(proxy, ledger, provider, field):
+    user = f"tim-{len(str(field))}"
+    ledger.grant(user)
+    with pytest.raises(openai.UnprocessableEntityError, match=f"{next(iter(field))} must be"):
+        ask(proxy, user, extra_body=field)
+    assert (settled(ledger, user, 0), provider.calls) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "impatience",
+    [
+        {"extra_body": {"timeout": 1, "stream_timeout": 1, "request_timeout": 1}},
+        {"extra_headers": {"x-litellm-timeout": "1", "x-litellm-stream-timeout": "1"}},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_client_cannot_have_its_stream_fail_to_hear_it_for_free(proxy, ledger, provider, impatience):
+    user = f"una-{next(iter(impatience))}"
+    ledger.grant(user)
+    provider.behaviour = Behaviour.HANG
+    with (
+        client(proxy, user).with_options(timeout=3) as leaving,
+        pytest.raises((httpx.ReadTimeout, openai.APITimeoutError)),
+    ):
+        list(leaving.chat.completions.create(model="toy", messages=HELLO, stream=True, **impatience))
+    assert [tokens[3] for tokens in settled(ledger, user)] == [THREE_WORDS_TOKENS]
+
+
+def test_several_prompts_are_held_for_together(proxy, ledger, provider):
+    def complete(user: str) -> int:
+        client(proxy, user).completions.create(model="toy", prompt=["a"] * 100, n=2, max_tokens=100)
+        return provider.calls[-1]["max_tokens"]
+
+    ledger.grant("vic")
+    assert complete("vic") == 100
+    ledger.grant("wes", affording(0, 20_000))
+    assert 0 < complete("wes") < 100
+
+
+@pytest.mark.parametrize("field", ["suffix", "response_format"])
+def test_what_is_part_of_the_prompt_is_held_for(proxy, ledger, provider, field):
+    user = f"xan-{field}"
+    ledger.grant(user, affording(10_000, 0))
+    text = "word " * 20_000
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"description": text}}}
+    ask_text, ask_chat = client(proxy, user).completions.create, client(proxy, user).chat.completions.create
+    asked = {"suffix": partial(ask_text, prompt="x", suffix=text)}
+    asked["response_format"] = partial(ask_chat, messages=HELLO, response_format=schema)
+    with pytest.raises(openai.APIStatusError) as refused:
+        asked[field](model="toy")
+    assert (refused.value.status_code, provider.calls) == (402, [])
+
+
+def test_a_streamed_text_costs_what_the_provider_reported(proxy, ledger, provider):
+    ledger.grant("yan")
+    pieces = list(client(proxy, "yan").completions.create(model="toy", prompt="Hello", stream=True))
+    assert "".join(piece.choices[0].text or "" for piece in pieces) == ANSWER
+    assert settled(ledger, "yan") == [(56, 64, 0, 30, 0)]
+
+
+def test_a_client_cannot_turn_off_the_count_of_its_stream(proxy, ledger, provider):
+    ledger.grant("counting")
+    list(ask(proxy, "counting", stream=True, stream_options={"include_usage": False}))
+    assert settled(ledger, "counting") == [(56, 64, 0, 30, 0)]
+
+
 def test_a_route_that_cannot_be_metered_is_refused(proxy, ledger, provider):
     ledger.grant("ned")
     with pytest.raises(openai.APIStatusError, match="cannot be metered"):
@@ -343,6 +485,20 @@ def test_a_route_that_cannot_be_metered_is_refused(proxy, ledger, provider):
     with pytest.raises(openai.APIStatusError, match="cannot be metered"):
         client(proxy, "ned").responses.create(model="toy", input="Hello")
     assert provider.calls == []
+
+
+async def test_the_headers_of_a_client_choose_nothing_that_costs(service):
+    Ledger(service).grant("zoe")
+    body = {"model": "toy", "messages": HELLO, "thinking": {"type": "enabled", "budget_tokens": 9}, "timeout": 1}
+    beta = {"custom_llm_provider": "anthropic", "extra_headers": {"anthropic-beta": "context-1m-2025-08-07"}}
+    data = body | {"api_key": "theirs", "provider_specific_header": beta, "litellm_call_id": "1"}
+    data["proxy_server_request"] = {"body": body, "credential_fields": ("api_key",)}
+    key = UserAPIKeyAuth(api_key="sk-zoe", user_id="zoe")
+    sent = await MeteredProxy(service).async_pre_call_hook(key, None, data, "acompletion")
+    assert sent.keys() == {
+        "model", "messages", "thinking", "litellm_call_id", "proxy_server_request", "metadata", "max_tokens"
+    }  # fmt: skip
+    await service.close()
 
 
 async def test_the_example_answers_those_who_have_credits(ledger, tmp_path):
