@@ -137,7 +137,9 @@ async def _complete(asked: _Asked, candidate: Any, complete: Complete, **argumen
             return _answer(refused.refusal, candidate.model_id)
         answer = await complete(**_limited(arguments, call))
         if isinstance(answer, AsyncIterator):
-            return _stream(call, answer, stack.pop_all())
+            stream = _stream(call, answer, stack.pop_all())
+            await anext(stream)
+            return stream
         _report(call, answer)
         return answer
 
@@ -157,13 +159,16 @@ def _request(asked: _Asked, candidate: Any, arguments: Mapping[str, Any]) -> AIR
 
 async def _stream(call: MeteredCall, chunks: AsyncIterator[Any], settling: AsyncExitStack) -> AsyncGenerator[Any, None]:
     async with settling, aclosing(guarded_stream(call, chunks, text_of=_text_of, usage_of=_usage_of)) as pieces:
+        # Begun before anyone has it: closing a generator that has not begun, or dropping it, runs nothing of it.
+        yield None
         async for piece in pieces:
             yield piece
 
 
 def _limited(arguments: Mapping[str, Any], call: MeteredCall) -> dict[str, Any]:
-    name = next((name for name in _LIMITS if arguments.get(name)), "max_tokens")
-    return {**arguments, name: call.hold.estimate.max_output_tokens}
+    chosen = next((name for name in _LIMITS if arguments.get(name)), "max_tokens")
+    others = {name: value for name, value in arguments.items() if name not in _LIMITS}
+    return {**others, chosen: call.hold.estimate.max_output_tokens}
 
 
 def _report(call: MeteredCall, answer: Any) -> None:

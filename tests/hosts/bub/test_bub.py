@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -111,6 +112,28 @@ async def test_an_abandoned_stream_costs_the_prompt_and_what_was_streamed(framew
     assert prompt > 0
     assert output == THREE_WORDS_TOKENS
     assert ledger.held("ann") == 0
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+async def test_a_stream_that_is_dropped_before_its_first_piece_costs_the_prompt(
+    framework, plugin, ledger, provider, is_closed
+):
+    ledger.grant("ann")
+    message = ChannelMessage(session_id="test:ann", channel="test", chat_id="ann", content="Hello")
+    agent = Agent(framework, tools=(), tape_store=InMemoryTapeStore(), skill_dirs=())
+    state = await framework.build_state(message, message.session_id) | {"_runtime_agent": agent}
+    assert plugin.before_llm_call(state) is None
+    asked = [{"role": "user", "content": "Hello"}]
+    stream = await agent.model_runner.completion_response(model="openai:toy", messages=asked, tools=[])
+    assert ledger.held("ann") > 0
+    if is_closed:
+        await stream.aclose()
+    else:
+        del stream
+        gc.collect()
+    await ledger.settled("ann")
+    [(prompt, _, _, output, _)] = ledger.tokens("ann")
+    assert (prompt > 0, output) == (True, 0)
 
 
 async def test_a_cancelled_turn_costs_the_prompt_and_what_was_streamed(framework, plugin, ledger, provider):
