@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from typing import Any, Final
 
+from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 
@@ -30,7 +31,7 @@ from ..errors import InvalidValue
 from ..ledger.ids import now_ms
 from ..metering import MeteredCall, RequestRefused
 from ..web.problems import refusal_response
-from .base import Identify, Payer, guarded_stream, request_of, usage_of_totals
+from .base import Identify, Payer, guarded_stream, report_answer, request_of, usage_of_totals
 from .openai_api import MAX_CHOICES
 
 _SAMPLING: Final = (
@@ -64,6 +65,7 @@ _TOKEN: Final = "credits_call"  # noqa: S105 - the name of a field
 _TEXTS: Final = ("content", "reasoning_content")
 _LIMITS: Final = ("max_completion_tokens", "max_tokens")
 _LIMIT_SENT: Final = "max_tokens"
+_CLIENT_GONE: Final = 499
 # litellm makes it of headers such as anthropic-beta, and says nowhere that a client has sent it.
 _FIELDS_OF_HEADERS: Final = ("provider_specific_header",)
 
@@ -140,8 +142,8 @@ class MeteredProxy(CustomLogger):
             settling.push_async_exit(call)
             if _is_cached(response):
                 call.not_sent()
-            elif (usage := _usage_of(response)) is not None:
-                call.report(usage)
+            else:
+                report_answer(call, _usage_of(response), _text_of(response))
 
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: UserAPIKeyAuth, response: Any, request_data: dict[str, Any]
@@ -165,8 +167,13 @@ class MeteredProxy(CustomLogger):
         user_api_key_dict: UserAPIKeyAuth,
         traceback_str: str | None = None,
     ) -> None:
-        """Give back the hold of a request whose last attempt has failed, or that was refused after it was held for."""
+        """Give back the hold of a request whose last attempt has failed, or that was refused after it was held for.
+
+        What litellm cancelled because the client had left (``cancel_on_disconnect``) was asked of the provider.
+        """
         if (call := self._take(request_data) or self._earlier()) is not None:
+            if isinstance(original_exception, HTTPException) and original_exception.status_code == _CLIENT_GONE:
+                call.client_gone()
             await call.__aexit__(type(original_exception), original_exception, None)
 
     def _request(self, payer: Payer | None, route: str, data: Mapping[str, Any]) -> AIRequest:
@@ -307,11 +314,12 @@ def _usage_of(response: Any) -> Usage | None:
     )
 
 
-def _text_of(chunk: Any) -> str:
+def _text_of(answer: Any) -> str:
+    """Return the text that an answer or a piece of one brings: what was said, thought, and asked of tools."""
     texts: list[str | None] = []
-    for choice in getattr(chunk, "choices", None) or ():
-        delta = getattr(choice, "delta", None)
-        texts += [getattr(choice, "text", None), *(getattr(delta, name, None) for name in _TEXTS)]
-        for tool_call in getattr(delta, "tool_calls", None) or ():
+    for choice in getattr(answer, "choices", None) or ():
+        said = getattr(choice, "delta", None) or getattr(choice, "message", None)
+        texts += [getattr(choice, "text", None), *(getattr(said, name, None) for name in _TEXTS)]
+        for tool_call in getattr(said, "tool_calls", None) or ():
             texts += [tool_call.function.name, tool_call.function.arguments]
     return "".join(text for text in texts if text)

@@ -20,7 +20,7 @@ import litellm
 import openai
 import pytest
 from host_examples import EXAMPLES
-from host_ledger import COST, PRICES, SEARCH, THREE_WORDS_TOKENS, Ledger, affording
+from host_ledger import ANSWER_TOKENS, COST, PRICES, SEARCH, THREE_WORDS_TOKENS, Ledger, affording
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.utils import CacheCreationTokenDetails, PromptTokensDetailsWrapper
 from stub_provider import ANSWER, Behaviour, StubProvider
@@ -242,6 +242,47 @@ def test_a_client_that_leaves_a_stream_pays_for_the_prompt_and_what_was_streamed
     assert output == THREE_WORDS_TOKENS
 
 
+def leave(proxy: str, user: str, provider: StubProvider, *, stream: bool) -> None:
+    """Ask, and hang up while the provider thinks."""
+
+    async def hang_up() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{proxy}/v1", api_key=f"sk-{user}", max_retries=0) as asking:
+            task = asyncio.ensure_future(
+                asking.chat.completions.create(model="toy", messages=HELLO, max_tokens=100, stream=stream)
+            )
+            while not provider.calls:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    provider.behaviour = Behaviour.LATE
+    asyncio.run(hang_up())
+
+
+def test_an_answer_whose_client_has_left_is_made_and_charged(proxy, ledger, provider):
+    ledger.grant("liz")
+    leave(proxy, "liz", provider, stream=False)
+    assert ledger.held("liz") > 0
+    provider.behaviour = Behaviour.ANSWER
+    assert settled(ledger, "liz") == [(56, 64, 0, 30, 0)]
+
+
+def test_where_litellm_cancels_an_answer_whose_client_has_left_the_prompt_is_charged(proxy, ledger, provider):
+    ledger.grant("cancelling")
+    leave(proxy, "cancelling", provider, stream=False)
+    [(prompt, _, _, output, _)] = settled(ledger, "cancelling")
+    assert (prompt > 0, output) == (True, 0)
+
+
+def test_a_stream_whose_client_has_left_before_it_began_is_charged(proxy, ledger, provider):
+    ledger.grant("lou")
+    leave(proxy, "lou", provider, stream=True)
+    provider.behaviour = Behaviour.HANG
+    [(prompt, _, _, _, _)] = settled(ledger, "lou")
+    assert prompt > 0
+
+
 def test_a_provider_that_fails_costs_nothing(proxy, ledger, provider):
     ledger.grant("fay")
     provider.behaviour = Behaviour.FAIL
@@ -266,6 +307,15 @@ def test_a_stream_without_usage_costs_the_prompt_and_the_text(proxy, ledger, pro
     [(prompt, _, _, output, _)] = settled(ledger, "hal")
     assert prompt > 0
     assert output > 0
+
+
+def test_an_answer_without_usage_costs_the_prompt_and_the_text(proxy, ledger, provider):
+    ledger.grant("hub")
+    provider.behaviour = Behaviour.NO_USAGE
+    assert ask(proxy, "hub").choices[0].message.content == ANSWER
+    [(prompt, _, _, output, _)] = settled(ledger, "hub")
+    assert prompt > 0
+    assert output == ANSWER_TOKENS
 
 
 def test_a_stream_ends_where_the_credits_do(proxy, ledger, provider):

@@ -27,7 +27,7 @@ from microsoft_agents.hosting.core.authorization.jwt.jwt_token_validator import 
     JwtTokenValidator,
     _JwkClientCacheEntry,
 )
-from stub_provider import ANSWER, Behaviour, StubProvider
+from stub_provider import ANSWER, WORDS, Behaviour, StubProvider
 
 from credits_plugin import Credits
 from credits_plugin.adapters import Payer
@@ -186,6 +186,18 @@ async def test_an_allowed_turn_is_charged_what_the_provider_reports(host, provid
     assert ledger.held(ADA) == 0
     assert provider.calls[0]["max_tokens"] == 500
     assert host.agent.turns[0].run_id is not None
+
+
+async def test_a_streamed_answer_costs_what_the_provider_reports_at_its_end(host, provider, ledger):
+    ledger.grant(ADA)
+    assert await host.send() == (200, [ANSWER])
+    assert provider.calls[0]["stream"] is True
+    pieces = [json.loads(line[6:]) for line in host.agent.heard.splitlines() if line.startswith(b"data: {")]
+    said = [piece["choices"][0]["delta"].get("content") for piece in pieces]
+    assert "".join(text or "" for text in said) == ANSWER
+    assert len([text for text in said if text]) == len(WORDS)
+    assert ledger.tokens(ADA) == [(56, 64, 0, 30, 0)]
+    assert ledger.held(ADA) == 0
 
 
 async def test_a_refused_turn_is_answered_and_the_agent_does_not_run(host, provider, ledger):
