@@ -426,6 +426,7 @@ def test_of_two_limits_the_smaller_one_is_held_for_and_sent(proxy, ledger, provi
         {"prediction": {"type": "content", "content": "x"}},
         {"modalities": ["text", "audio"]},
         {"store": True},
+        {"max_tool_calls": 1},
     ],
     ids=lambda field: next(iter(field)),
 )
