@@ -6,16 +6,12 @@ import contextlib
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from ..database import Database, file_lock, lock_path, open_database, require_current_schema
 from ..errors import DatabaseError
 from ..ledger.audit import audit
 from ..ledger.ids import now_ms
 from .durable import sync_path
-
-_PAGES_PER_STEP: Final = 1_000
-_PAUSE_S: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +77,15 @@ def restore(backup: Path, database: Database) -> Path | None:
 
 
 def _copy_pages(source: Path, target: Path) -> None:
-    """Copy through SQLite's own backup: consistent, in steps that let writers through."""
+    """Copy through SQLite's own backup, from one snapshot: it waits for no writer, and no writer for it."""
     with (
         contextlib.closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=15)) as reading,
         contextlib.closing(sqlite3.connect(target)) as writing,
     ):
-        reading.backup(writing, pages=_PAGES_PER_STEP, sleep=_PAUSE_S)
+        # Without a snapshot that stays, the copy begins anew whenever somebody commits, and waits for locks for ever.
+        reading.execute("BEGIN")
+        reading.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
+        reading.backup(writing)
         writing.execute("PRAGMA journal_mode=DELETE")
 
 
