@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import peewee
 from playhouse.cockroachdb import CockroachDatabase
@@ -60,19 +60,43 @@ class Database:
 def open_database(url: str) -> Database:
     """Describe the database that ``url`` names; connects to nothing yet.
 
-    ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/name`` (libpq's own
-    form: several hosts and options are allowed), ``citus://…`` for a coordinator, or ``cockroachdb://…``.
+    ``sqlite:///relative.db``, ``sqlite:////absolute.db`` (``%``, ``?`` and ``#`` in a name are written ``%25``, ``%3F``
+    and ``%23``), ``postgresql://user:password@host:port/name`` (libpq's own form: several hosts and options are
+    allowed), ``citus://…`` for a coordinator, or ``cockroachdb://…``.
 
     Raises:
-        ConfigurationError: the URL is of no known form, or names an in-memory database.
+        ConfigurationError: the URL is of no known form, names an in-memory database, or says more of a SQLite file than
+            its path.
     """
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
-        return _open_sqlite(unquote(parts.path.removeprefix("/")))
+        return _open_sqlite(_sqlite_name(parts))
     if parts.scheme in {"postgresql", "postgres", "citus", SCHEME}:
         return _open_postgresql(url)
     msg = f"DATABASE_URL must be sqlite:///file.db or postgresql://user@host/name; got {parts.scheme or url!r}"
     raise ConfigurationError(msg)
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL that names a SQLite file, whatever characters its path has."""
+    return f"sqlite:///{quote(str(path.absolute()))}"
+
+
+def _sqlite_name(parts: SplitResult) -> str:
+    """Return the file's name; a part that would be dropped in silence is refused, for another file would be opened."""
+    if parts.netloc:
+        msg = (
+            f"DATABASE_URL names the host {parts.netloc!r}, and SQLite has none: write three slashes before a relative "
+            "path (sqlite:///data/x.db), four before an absolute one (sqlite:////data/x.db)"
+        )
+        raise ConfigurationError(msg)
+    if parts.query or parts.fragment:
+        msg = (
+            f"DATABASE_URL has options after the file {parts.path.removeprefix('/')!r}, and SQLite takes none: leave "
+            "out what follows ? or #; in a file's name write them as %3F and %23"
+        )
+        raise ConfigurationError(msg)
+    return unquote(parts.path.removeprefix("/"))
 
 
 def _open_sqlite(name: str) -> Database:

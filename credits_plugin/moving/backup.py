@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..database import Database, file_lock, lock_path, open_database, require_current_schema
+from ..database import Database, file_lock, lock_path, open_database, require_current_schema, sqlite_url
 from ..errors import DatabaseError
 from ..ledger.audit import audit
 from ..ledger.ids import now_ms
@@ -90,7 +90,7 @@ def _copy_pages(source: Path, target: Path) -> None:
 
 
 def _require_clean(path: Path) -> BackupReport:
-    copied = open_database(f"sqlite:///{path.absolute()}")
+    copied = open_database(sqlite_url(path))
     require_current_schema(copied)
     report = audit(copied)
     copied.close_thread()

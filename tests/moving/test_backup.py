@@ -120,6 +120,13 @@ async def test_a_backup_that_was_tampered_with_is_not_restored(live: Database, t
     assert audit(live).balance_total == 100
 
 
+def test_a_backup_may_have_any_name(live: Database, tmp_path: Path):
+    path = tmp_path / "50%25 of #1?.db"
+    assert back_up(live, path).path == path
+    live.close_thread()
+    assert restore(path, live)
+
+
 def test_a_backup_never_overwrites_and_a_missing_one_is_named(live: Database, tmp_path: Path):
     (tmp_path / "taken.db").write_text("x")
     with pytest.raises(DatabaseError, match="never overwritten"):
