@@ -249,15 +249,34 @@ def require_current_schema(database: Database) -> None:
         DatabaseTooNew: migrated by a newer version.
         DatabaseError: missing, or behind this version; the message names the command to run.
     """
-    if database.path is not None and not database.path.exists():
-        msg = f"there is no database at {database.path}: check DATABASE_URL, or run `credits migrate` to make one"
-        raise DatabaseError(msg)
+    _require_file(database)
     pending = _status(database).pending
     if pending:
         missing = ", ".join(pending)
         msg = (
             f"database {database.name} lacks {missing}: back it up and run `credits migrate`; hosts that run may go on"
         )
+        raise DatabaseError(msg)
+
+
+def pending_migrations(database: Database) -> list[str]:
+    """Return what a ledger's schema lacks of this version's: nothing where it is this version's. Changes nothing.
+
+    Raises:
+        DatabaseTooNew: migrated by a newer version.
+        DatabaseError: there is no database, or no ledger in it.
+    """
+    _require_file(database)
+    status = _status(database)
+    if not status.applied:
+        msg = f"there is no ledger in {database.path or database.name}: name a database that `credits migrate` made"
+        raise DatabaseError(msg)
+    return status.pending
+
+
+def _require_file(database: Database) -> None:
+    if database.path is not None and not database.path.exists():
+        msg = f"there is no database at {database.path}: check DATABASE_URL, or run `credits migrate` to make one"
         raise DatabaseError(msg)
 
 

@@ -123,5 +123,5 @@ def test_copy_backup_and_restore_say_what_they_proved(tmp_path: Path):
     assert (copied.returncode, "proven" in copied.stdout) == (0, True)
     assert "audited clean" in run("backup", str(tmp_path / "c.db"), "--database", second).stdout
     restored = run("restore", str(tmp_path / "c.db"), "--database", first)
-    assert (restored.returncode, "Stripe events" in restored.stdout) == (0, True)
+    assert (restored.returncode, "credits reconcile --full --apply" in restored.stdout) == (0, True)
     assert run("backup", str(tmp_path / "c.db"), "--database", second).returncode == 2

@@ -97,7 +97,7 @@ async def test_a_restore_brings_the_books_back_and_keeps_what_it_replaced(live: 
     assert audit(live).balance_total == 111
     writer.close()
     live.close_thread()
-    replaced = restore(tmp_path / "backup.db", live)
+    replaced = restore(tmp_path / "backup.db", live).replaced
     assert audit(live).balance_total == 100
     assert audit(open_database(f"sqlite:///{replaced}")).balance_total == 111
     again = LedgerWriter(live, new_id=new_id)
@@ -124,7 +124,7 @@ def test_a_backup_may_have_any_name(live: Database, tmp_path: Path):
     path = tmp_path / "50%25 of #1?.db"
     assert back_up(live, path).path == path
     live.close_thread()
-    assert restore(path, live)
+    assert restore(path, live).replaced
 
 
 def test_a_backup_never_overwrites_and_a_missing_one_is_named(live: Database, tmp_path: Path):
