@@ -219,12 +219,19 @@ def migrate(database: Database) -> list[str]:
 
     Raises:
         DatabaseTooNew: the database has migrations that this version does not know.
-        DatabaseError: it cannot be opened or written.
+        DatabaseError: it cannot be opened or written, or has something that a migration is to make.
     """
     with _migration_lock(database):
         runner = Runner(database.primary, str(MIGRATIONS))
         _refuse_newer(runner)
-        applied: list[str] = runner.up()
+        try:
+            applied: list[str] = runner.up()
+        except peewee.PeeweeException as error:
+            msg = (
+                f"database {database.name} could not be migrated: {error}; nothing of that migration was kept: "
+                "put right what it met there, then run `credits migrate` again"
+            )
+            raise DatabaseError(msg) from error
     return applied
 
 
