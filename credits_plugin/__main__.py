@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 from collections.abc import Sequence
+
+import peewee
 
 from . import __version__
 from .cli import archive, audit, bench, budgets, demo, disputes, events, holds, lots, moving, prices, reconcile, schema
@@ -22,12 +25,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CreditsError as error:
         print(f"credits: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except _driver_errors() as error:
+        advice = "look at its log and its disk, and restore a backup where it is damaged"
+        print(f"credits: the database failed: {' '.join(str(error).split())}; {advice}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"credits: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _driver_errors() -> tuple[type[Exception], ...]:
+    """Return what databases raise through their drivers; one that was not imported has raised nothing."""
+    psycopg = sys.modules.get("psycopg")
+    return (sqlite3.Error, peewee.PeeweeException, *([psycopg.Error] if psycopg else []))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import peewee
 from playhouse.cockroachdb import CockroachDatabase
@@ -60,19 +60,43 @@ class Database:
 def open_database(url: str) -> Database:
     """Describe the database that ``url`` names; connects to nothing yet.
 
-    ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/name`` (libpq's own
-    form: several hosts and options are allowed), ``citus://…`` for a coordinator, or ``cockroachdb://…``.
+    ``sqlite:///relative.db``, ``sqlite:////absolute.db`` (``%``, ``?`` and ``#`` in a name are written ``%25``, ``%3F``
+    and ``%23``), ``postgresql://user:password@host:port/name`` (libpq's own form: several hosts and options are
+    allowed), ``citus://…`` for a coordinator, or ``cockroachdb://…``.
 
     Raises:
-        ConfigurationError: the URL is of no known form, or names an in-memory database.
+        ConfigurationError: the URL is of no known form, names an in-memory database, or says more of a SQLite file than
+            its path.
     """
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
-        return _open_sqlite(unquote(parts.path.removeprefix("/")))
+        return _open_sqlite(_sqlite_name(parts))
     if parts.scheme in {"postgresql", "postgres", "citus", SCHEME}:
         return _open_postgresql(url)
     msg = f"DATABASE_URL must be sqlite:///file.db or postgresql://user@host/name; got {parts.scheme or url!r}"
     raise ConfigurationError(msg)
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL that names a SQLite file, whatever characters its path has."""
+    return f"sqlite:///{quote(str(path.absolute()))}"
+
+
+def _sqlite_name(parts: SplitResult) -> str:
+    """Return the file's name; a part that would be dropped in silence is refused, for another file would be opened."""
+    if parts.netloc:
+        msg = (
+            f"DATABASE_URL names the host {parts.netloc!r}, and SQLite has none: write three slashes before a relative "
+            "path (sqlite:///data/x.db), four before an absolute one (sqlite:////data/x.db)"
+        )
+        raise ConfigurationError(msg)
+    if parts.query or parts.fragment:
+        msg = (
+            f"DATABASE_URL has options after the file {parts.path.removeprefix('/')!r}, and SQLite takes none: leave "
+            "out what follows ? or #; in a file's name write them as %3F and %23"
+        )
+        raise ConfigurationError(msg)
+    return unquote(parts.path.removeprefix("/"))
 
 
 def _open_sqlite(name: str) -> Database:
@@ -195,12 +219,19 @@ def migrate(database: Database) -> list[str]:
 
     Raises:
         DatabaseTooNew: the database has migrations that this version does not know.
-        DatabaseError: it cannot be opened or written.
+        DatabaseError: it cannot be opened or written, or has something that a migration is to make.
     """
     with _migration_lock(database):
         runner = Runner(database.primary, str(MIGRATIONS))
         _refuse_newer(runner)
-        applied: list[str] = runner.up()
+        try:
+            applied: list[str] = runner.up()
+        except peewee.PeeweeException as error:
+            msg = (
+                f"database {database.name} could not be migrated: {error}; nothing of that migration was kept: "
+                "put right what it met there, then run `credits migrate` again"
+            )
+            raise DatabaseError(msg) from error
     return applied
 
 
@@ -225,15 +256,34 @@ def require_current_schema(database: Database) -> None:
         DatabaseTooNew: migrated by a newer version.
         DatabaseError: missing, or behind this version; the message names the command to run.
     """
-    if database.path is not None and not database.path.exists():
-        msg = f"there is no database at {database.path}: check DATABASE_URL, or run `credits migrate` to make one"
-        raise DatabaseError(msg)
+    _require_file(database)
     pending = _status(database).pending
     if pending:
         missing = ", ".join(pending)
         msg = (
             f"database {database.name} lacks {missing}: back it up and run `credits migrate`; hosts that run may go on"
         )
+        raise DatabaseError(msg)
+
+
+def pending_migrations(database: Database) -> list[str]:
+    """Return what a ledger's schema lacks of this version's: nothing where it is this version's. Changes nothing.
+
+    Raises:
+        DatabaseTooNew: migrated by a newer version.
+        DatabaseError: there is no database, or no ledger in it.
+    """
+    _require_file(database)
+    status = _status(database)
+    if not status.applied:
+        msg = f"there is no ledger in {database.path or database.name}: name a database that `credits migrate` made"
+        raise DatabaseError(msg)
+    return status.pending
+
+
+def _require_file(database: Database) -> None:
+    if database.path is not None and not database.path.exists():
+        msg = f"there is no database at {database.path}: check DATABASE_URL, or run `credits migrate` to make one"
         raise DatabaseError(msg)
 
 

@@ -20,7 +20,7 @@ from .overhead import measure_overhead
 from .peers import measure_peers
 from .processes import measure_processes
 from .proxied import measure_proxy
-from .report import Bar, goals_first, table, write
+from .report import Bar, goals_first, require_writable, table, write
 from .scratch import require_scratch, what_is_left
 from .size import measure_size
 from .throughput import measure_throughput
@@ -94,8 +94,10 @@ def run(
     Raises:
         InvalidValue: ``only`` names a group that there is not, or ``url`` a database with other accounts than a
             benchmark's, which ``accept_accounts`` accepts.
+        OSError: ``out`` cannot be written; nothing was measured then.
     """
     groups = choose_groups(only, url=url)
+    require_writable(out)
     fsync = fix_fsync_cost(arguments) if url is None else "the database's own fsync"
     if url is not None:
         require_scratch(url, accept_accounts=accept_accounts)

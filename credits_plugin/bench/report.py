@@ -64,6 +64,19 @@ def not_measured(name: str, unit: str, goal: Goal | None, *, why: str) -> Bar:
     return Bar(name, None, unit, goal, goal is None, f"not measured: {why}")
 
 
+def require_writable(path: Path) -> None:
+    """Make the folder of ``path`` and see that the file can be written; one that is there stays as it is.
+
+    Raises:
+        OSError: it cannot.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    existed = path.exists()
+    path.open("a").close()
+    if not existed:
+        path.unlink()
+
+
 def write(bars: Sequence[Bar], path: Path) -> None:
     """Write the bars as a JSON list of ``{name, value, unit, goal, holds}``; those with a goal come first."""
     path.parent.mkdir(parents=True, exist_ok=True)

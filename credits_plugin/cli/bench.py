@@ -11,7 +11,9 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("bench", help="measure the ledger as ratios within one run")
     parser.add_argument(
-        "--url", help="a database to measure, instead of a SQLite file and a PostgreSQL server of its own"
+        "--url",
+        help="a database to measure, instead of a SQLite file and a PostgreSQL server of its own; "
+        "throughput and latency alone run there",
     )
     parser.add_argument(
         "--yes", action="store_true", help="write into the database of --url even if it holds real accounts"

@@ -44,11 +44,16 @@ def _copy(options: argparse.Namespace) -> int:
 def _backup(options: argparse.Namespace) -> int:
     report = back_up(open_database(database_url(options)), options.file)
     print(f"{report.path}: {report.accounts} accounts, {report.transfers} transfers, audited clean")
+    if report.lacking:
+        print(f"its schema is that of an older version and was kept: it lacks {', '.join(report.lacking)}")
     return 0
 
 
 def _restore(options: argparse.Namespace) -> int:
-    replaced = restore(options.file, open_database(database_url(options)))
-    print(f"restored, audited clean{f'; what was there is now {replaced}' if replaced else ''}")
-    print("what was paid or refunded since the backup is not in it: deliver its Stripe events again before opening")
+    report = restore(options.file, open_database(database_url(options)))
+    print(f"restored, audited clean{f'; what was there is now {report.replaced}' if report.replaced else ''}")
+    if report.lacking:
+        print("its schema is that of an older version, which may run on it; for this one run `credits migrate` first")
+    print("what was paid or refunded since the backup is not in it: run `credits events pull`, then")
+    print("`credits reconcile --full --apply`, before you open")
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..database import migrate, open_database
+from ..database import Dialect, migrate, open_database
+from ..errors import ConfigurationError
 from .options import add_database, database_url
 
 
@@ -19,6 +20,9 @@ def add_parser(commands: Any) -> None:
 
 def _migrate(options: argparse.Namespace) -> int:
     database = open_database(database_url(options))
+    if options.distributed and database.dialect is not Dialect.POSTGRESQL:
+        msg = f"--distributed {options.distributed} lays out tables of PostgreSQL: leave it out on {database.dialect}"
+        raise ConfigurationError(msg)
     applied = migrate(database)
     if options.distributed:
         from ..distributed.citus import Engine, apply_layout  # noqa: PLC0415 - for a distributed engine alone

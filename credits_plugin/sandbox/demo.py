@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from credits_plugin.database import sqlite_url
 from credits_plugin.errors import ConfigurationError
 from credits_plugin.sandbox import Sandbox, SandboxSettings
 from credits_plugin.sandbox.model_server import DEFAULT_MODEL, ModelServer, ModelServerSettings
@@ -109,7 +110,7 @@ async def start_demo(data: Path, *, port: int = 0, word_delay_s: float = WORD_DE
 def demo_settings(folder: Path, *, url: str, sandbox: Sandbox) -> Settings:
     """Return the settings of the demo's host: the standard packages, and a price for the local model."""
     return Settings(
-        database_url=f"sqlite:///{folder / 'credits.db'}",
+        database_url=sqlite_url(folder / "credits.db"),
         frontend_url=url,
         stripe_secret_key=sandbox.settings.secret_key,
         stripe_webhook_secrets=(sandbox.settings.webhook_secret,),

@@ -190,6 +190,23 @@ def test_only_the_named_groups_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert entry["name"] in capsys.readouterr().out
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("CREDITS_BENCH_FSYNC", "the disk's own fsync")
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "bench.json", tmp_path):
+        with pytest.raises(OSError, match=r"exists|directory"):
+            command.run(url=None, out=out, arguments=[], only="size", scale=TINY)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_help_names_the_groups_that_run_on_any_database():
+    said = " ".join(credits("--help").stdout.partition("  --url URL")[2].partition("--yes")[0].split())
+    named = [group.name for group in command.GROUPS if group.name in said.split()]
+    assert named == [group.name for group in command.GROUPS if group.on_any_url]
+
+
 def credits(*arguments: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "credits_plugin", "bench", *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)

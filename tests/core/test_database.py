@@ -19,6 +19,7 @@ from credits_plugin.database import (
     open_database,
     prepare_schema,
     require_current_schema,
+    sqlite_url,
 )
 from credits_plugin.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from credits_plugin.models import MODELS
@@ -28,6 +29,25 @@ from credits_plugin.models import MODELS
 def test_a_url_that_names_no_usable_database_is_refused(url: str):
     with pytest.raises(ConfigurationError, match="DATABASE_URL"):
         open_database(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite://data/x.db", r"sqlite:///data/x\.db"),
+        ("sqlite://:memory:", "host ':memory:'"),
+        ("sqlite:///x.db?mode=ro", "takes none"),
+        ("sqlite:///x#1.db", "%23"),
+    ],
+)
+def test_what_sqlite_would_not_see_of_a_url_is_refused_rather_than_another_file_opened(url: str, said: str):
+    with pytest.raises(ConfigurationError, match=said):
+        open_database(url)
+
+
+def test_a_file_of_any_name_has_a_url(tmp_path: Path):
+    path = tmp_path / "50% of #1?.db"
+    assert open_database(sqlite_url(path)).path == path
 
 
 def test_sqlite_runs_with_a_wal_that_is_synced_at_every_commit(sqlite_url: str):

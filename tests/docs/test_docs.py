@@ -98,3 +98,26 @@ def test_nothing_committed_names_this_machine():
 def test_the_documented_webhook_events_are_those_that_are_handled():
     listed = re.search(r"```text\n(checkout\.session.*?)```", (ROOT / "docs/payments.md").read_text(), re.DOTALL)
     assert sorted(listed[1].split()) == sorted(HANDLED_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("measured", "planned", "costed", "which"),
+    [
+        ("one SQLite file, one process", "one SQLite host", "one SQLite host", 0),
+        ("one PostgreSQL, one host", "one PostgreSQL, one host", "PostgreSQL, standby, one host for the writer", 1),
+    ],
+)
+def test_the_sizing_is_reckoned_from_the_run_that_the_benchmarks_page_shows(
+    measured: str, planned: str, costed: str, which: int
+):
+    """Planned at half the pairs of a million busy accounts, in whole hundreds."""
+    scaling, benchmarks = ROOT / "docs/scaling.md", (ROOT / "docs/benchmarks.md").read_text()
+    row = next(line for line in scaling.read_text().splitlines() if line.startswith(f"| {measured} |"))
+    busy = int(row.split("|")[-2].replace(",", ""))
+    rows = [line for line in benchmarks.splitlines() if line.startswith("| pairs/s, all accounts |")]
+    assert rows[which].endswith(f"| {busy:,} |")
+    half = busy // 200 * 100
+    lines = [line for line in scaling.read_text().splitlines() if line.startswith((f"| {planned} |", f"| {costed} |"))]
+    per_day = half * 86_400 / 3 / 1e6
+    assert any(f"| {half:,} | {per_day:.0f} million |" in line for line in lines)
+    assert any(f"| {half:,}/s |" in line for line in lines)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
+import threading
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,35 @@ async def test_a_backup_of_a_busy_database_is_clean_and_complete_up_to_its_start
     assert [path.name for path in tmp_path.glob("backup*")] == ["backup.db"]
 
 
+def commit_without_end(path: Path, stop: threading.Event) -> None:
+    """Commit as fast as SQLite can, without a sync: between any two steps of a copy."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=15)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        for number in count(1):
+            if stop.is_set():
+                break
+            connection.execute(f"PRAGMA user_version = {number}")
+
+
+async def test_a_backup_of_a_large_database_ends_while_somebody_commits_all_the_time(live: Database, tmp_path: Path):
+    """SQLite's own backup begins anew at each commit of others, unless it reads from one snapshot."""
+    live.primary.execute_sql("CREATE TABLE padding (text)")
+    live.primary.execute_sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 25000) "
+        "INSERT INTO padding SELECT zeroblob(3900) FROM n"
+    )
+    stop = threading.Event()
+    busy = asyncio.create_task(asyncio.to_thread(commit_without_end, live.path, stop))
+    backup = asyncio.create_task(asyncio.to_thread(back_up, live, tmp_path / "backup.db"))
+    done, _ = await asyncio.wait([backup], timeout=20)
+    stop.set()
+    await busy
+    await backup
+    assert backup in done
+    with contextlib.closing(sqlite3.connect(tmp_path / "backup.db")) as copied:
+        assert copied.execute("SELECT count(*) FROM padding").fetchone() == (25_000,)
+
+
 async def test_a_restore_brings_the_books_back_and_keeps_what_it_replaced(live: Database, tmp_path: Path):
     writer = LedgerWriter(live, new_id=new_id)
     writer.start()
@@ -64,7 +97,7 @@ async def test_a_restore_brings_the_books_back_and_keeps_what_it_replaced(live: 
     assert audit(live).balance_total == 111
     writer.close()
     live.close_thread()
-    replaced = restore(tmp_path / "backup.db", live)
+    replaced = restore(tmp_path / "backup.db", live).replaced
     assert audit(live).balance_total == 100
     assert audit(open_database(f"sqlite:///{replaced}")).balance_total == 111
     again = LedgerWriter(live, new_id=new_id)
@@ -85,6 +118,13 @@ async def test_a_backup_that_was_tampered_with_is_not_restored(live: Database, t
     with pytest.raises(DatabaseError, match="audit found"):
         restore(tmp_path / "backup.db", live)
     assert audit(live).balance_total == 100
+
+
+def test_a_backup_may_have_any_name(live: Database, tmp_path: Path):
+    path = tmp_path / "50%25 of #1?.db"
+    assert back_up(live, path).path == path
+    live.close_thread()
+    assert restore(path, live).replaced
 
 
 def test_a_backup_never_overwrites_and_a_missing_one_is_named(live: Database, tmp_path: Path):

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
+import peewee
 import psycopg
 import pytest
 from playhouse.migrations import Runner
@@ -168,6 +170,72 @@ async def test_a_newer_schema_is_refused_by_a_host_and_by_the_admin(database: Da
     assert admin(["--database", database_url]) == 2
 
 
+class Schema(NamedTuple):
+    """By table: of each column its type, whether it may be null, whether it must be given; and the unique keys."""
+
+    columns: dict[str, dict[str, tuple[str, bool, bool]]]
+    unique_keys: dict[str, set[tuple[str, ...]]]
+
+
+def schema_of(database: peewee.Database) -> Schema:
+    with database.connection_context():
+        tables = sorted(set(database.get_tables()) - {"schema_migration", "sqlite_sequence"})
+        columns = {
+            table: {
+                column.name: (column.data_type, column.null, not column.null and column.default is None)
+                for column in database.get_columns(table)
+            }
+            for table in tables
+        }
+        keys = {
+            table: {tuple(index.columns) for index in database.get_indexes(table) if index.unique} for table in tables
+        }
+    return Schema(columns, keys)
+
+
+def what_previous_code_misses(before: Schema, after: Schema) -> list[str]:
+    """Return what could fail a statement that ran on the schema before."""
+    missed = []
+    for table, columns in before.columns.items():
+        now = after.columns.get(table, {})
+        missed += [f"{table}.{name} went or changed" for name, column in columns.items() if now.get(name) != column]
+        missed += [f"{table}.{name} must be given" for name in now.keys() - columns.keys() if now[name][2]]
+        keys = after.unique_keys.get(table, set()) - before.unique_keys[table]
+        missed += [f"{table} has a new unique key {key}" for key in sorted(keys) if columns.keys() >= set(key)]
+    return missed
+
+
+def test_every_migration_only_adds_and_what_it_adds_may_be_left_out(database_url: str):
+    """What hosts of any earlier version rely on; needs no history of the repository."""
+    database = open_database(database_url).primary
+    before = Schema({}, {})
+    for name in sorted(path.stem for path in MIGRATIONS.glob("0*.py")):
+        with database.connection_context():
+            assert Runner(database, str(MIGRATIONS)).up(name) == [name]
+        after = schema_of(database)
+        assert what_previous_code_misses(before, after) == [], name
+        before = after
+    assert before.columns.keys() >= {"account", "transfer", "hold"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "missed"),
+    [
+        ("DROP TABLE observation", "observation.model went"),
+        ("ALTER TABLE lot RENAME COLUMN priority TO rank", "lot.priority went"),
+        ("ALTER TABLE transfer ADD COLUMN note INTEGER NOT NULL", "transfer.note must be given"),
+        ("CREATE UNIQUE INDEX one_lot ON lot (account_id)", "lot has a new unique key"),
+    ],
+)
+def test_a_migration_that_did_more_would_be_found(fresh_postgresql_url: str, statement: str, missed: str):
+    database = open_database(fresh_postgresql_url)
+    migrate(database)
+    before = schema_of(database.primary)
+    with database.primary.connection_context():
+        database.primary.execute_sql(statement)
+    assert any(missed in one for one in what_previous_code_misses(before, schema_of(database.primary)))
+
+
 PREVIOUS = "a991017"
 """The version before this one, as it landed; move it forward with each release."""
 
@@ -214,7 +282,9 @@ def previous_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     if archive.returncode:
-        pytest.skip(f"the history of this clone does not reach back to {PREVIOUS}: {archive.stderr.decode()!r:.200}")
+        pytest.skip(
+            f"this clone's history does not reach back to {PREVIOUS}: run `git fetch --unshallow` for this test"
+        )
     folder = tmp_path_factory.mktemp("previous")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as packed:
         packed.extractall(folder, filter="data")
