@@ -122,6 +122,9 @@ def _check_row(subject: _Subject, rows: AccountRows, *, held: int) -> None:
         _explain_row(subject, is_, wanted)
     if balance < stored_held and not chain.may_owe:
         subject.fault(4, "spent more than it had, without overrun or claw-back")
+    elif chain.sound and chain.most < held:
+        message = f"holds {held}, but has had no more than {chain.most} since its newest open hold can have been placed"
+        subject.compare(chain.most, held, 4, message)
     for identifier, code, _, after, _, reference in chain.events:
         if after < 0 and code in _WITHIN_BALANCE and not may_owe(code, reference):
             subject.fault(4, f"a {Code(code).name} left balance {after}", transfer_id=identifier)
