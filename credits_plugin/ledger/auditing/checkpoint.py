@@ -10,7 +10,7 @@ from ...database import Database
 from ...errors import InvalidValue
 from .report import AuditReport
 
-_FORMAT: Final = "credits audit 1"
+_FORMAT: Final = "credits audit 2"
 
 
 def load_checkpoint(path: Path, database: Database, *, as_of_ms: int | None) -> AuditReport | None:
