@@ -41,6 +41,7 @@ class Dialect(StrEnum):
 class Database:
     """One database, twice: ``primary`` may write, ``reader`` may not. Peewee gives each thread its own connection.
 
+    ``place`` says where it is: a file's whole path, or servers, ports and name; no user and no password.
     ``on_citus``: its tables are, or are going to be, distributed by Citus.
     """
 
@@ -49,6 +50,7 @@ class Database:
     primary: peewee.Database
     reader: peewee.Database
     path: Path | None = None
+    place: str = ""
     on_citus: bool = False
 
     def close_thread(self) -> None:
@@ -83,7 +85,7 @@ def _open_sqlite(name: str) -> Database:
     pragmas = [("busy_timeout", _BUSY_TIMEOUT_S * 1000), ("synchronous", "full")]
     primary = _SafeSqlite(str(path), pragmas=[("journal_mode", "wal"), *pragmas], timeout=_BUSY_TIMEOUT_S)
     reader = peewee.SqliteDatabase(f"{path.as_uri()}?mode=ro", pragmas=pragmas, uri=True, timeout=_BUSY_TIMEOUT_S)
-    return Database(Dialect.SQLITE, path.name, primary, reader, path)
+    return Database(Dialect.SQLITE, path.name, primary, reader, path, str(path))
 
 
 class _SafeSqlite(peewee.SqliteDatabase):
@@ -114,7 +116,9 @@ def _open_postgresql(url: str) -> Database:
     if query.get("target_session_attrs") == "read-write":
         reading["target_session_attrs"] = "primary"  # to libpq, a session of ours that may only read is not read-write
     name, on_citus = parts.path.removeprefix("/"), parts.scheme == "citus"
-    return Database(Dialect.POSTGRESQL, name, make(url), make(url, **reading), on_citus=on_citus)
+    servers = [parts.netloc.rpartition("@")[2], *(query.get(key, "") for key in ("host", "hostaddr", "port"))]
+    place = f"{' '.join(filter(None, servers))}/{name}"
+    return Database(Dialect.POSTGRESQL, name, make(url), make(url, **reading), place=place, on_citus=on_citus)
 
 
 def _postgresql_database(url: str, **options: Any) -> peewee.Database:

@@ -45,4 +45,6 @@ def save_checkpoint(path: Path, database: Database, report: AuditReport) -> None
 
 
 def _identity(database: Database) -> dict[str, Any]:
-    return {"format": _FORMAT, "dialect": str(database.dialect), "database": database.name}
+    """Where the database is, and when it was made: another that was put in its place is another ledger."""
+    made = database.reader.execute_sql("SELECT applied FROM schema_migration ORDER BY name LIMIT 1").fetchone()
+    return {"format": _FORMAT, "dialect": str(database.dialect), "place": database.place, "made": str(made)}
