@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from ..ledger.queries import account_names
 from ..money import format_credits
 from ..moving.archiving.heads import verify_heads_and_archives
 from ..moving.archiving.verify import ArchiveProof
-from .options import add_database, database_url
+from .options import add_database, database_url, zoned_time_ms
 
 _TELL_EVERY_S: Final = 5.0
 _KEYS: Final = 1 << 63
@@ -51,13 +52,16 @@ def add_parser(commands: Any) -> None:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    if options.time_limit is not None and not 0 <= options.time_limit < math.inf:
+        msg = f"--time-limit must be a number of seconds from 0 on; got {options.time_limit}"
+        raise InvalidValue(msg)
     if options.time_limit is not None and options.checkpoint is None:
         msg = "--time-limit needs --checkpoint FILE, from which the same command goes on"
         raise InvalidValue(msg)
     database = _open(options)
     report = audit(
         database,
-        as_of_ms=_time_ms(options.as_of) if options.as_of is not None else None,
+        as_of_ms=zoned_time_ms(options.as_of, "--as-of") if options.as_of is not None else None,
         checkpoint=options.checkpoint,
         time_limit_s=options.time_limit,
         on_account=Progress(begun_s=time.monotonic()).note,
@@ -135,17 +139,6 @@ def _open(options: argparse.Namespace) -> Database:
     database = open_database(database_url(options))
     require_current_schema(database)
     return database
-
-
-def _time_ms(text: str) -> int:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        msg = f"{text!r} is no time with its zone; write it like 2026-11-01T00:00:00Z"
-        raise InvalidValue(msg)
-    return int(at.timestamp() * 1_000)
 
 
 def _names(database: Database, findings: Iterable[Finding]) -> Mapping[int, str]:
