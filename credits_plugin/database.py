@@ -84,8 +84,25 @@ def _open_sqlite(name: str) -> Database:
     path = Path(name).resolve()
     pragmas = [("busy_timeout", _BUSY_TIMEOUT_S * 1000), ("synchronous", "full")]
     primary = _SafeSqlite(str(path), pragmas=[("journal_mode", "wal"), *pragmas], timeout=_BUSY_TIMEOUT_S)
-    reader = peewee.SqliteDatabase(f"{path.as_uri()}?mode=ro", pragmas=pragmas, uri=True, timeout=_BUSY_TIMEOUT_S)
+    uri = f"{path.as_uri()}?mode=ro{'&immutable=1' if _is_immutable(path) else ''}"
+    reader = peewee.SqliteDatabase(uri, pragmas=pragmas, uri=True, timeout=_BUSY_TIMEOUT_S)
     return Database(Dialect.SQLITE, path.name, primary, reader, path, str(path))
+
+
+def can_write(path: Path) -> bool:
+    """Whether this process may write the file, or into the folder."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _is_immutable(path: Path) -> bool:
+    """Whether nobody can write the file, so that SQLite may read it without the files that it would put beside it.
+
+    With a WAL beside it, it is not whole; and whoever left that may be writing.
+    """
+    if not path.exists() or path.with_name(path.name + "-wal").exists():
+        return False
+    modes = path.stat().st_mode | path.parent.stat().st_mode
+    return not modes & 0o222 or bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 class _SafeSqlite(peewee.SqliteDatabase):
@@ -216,23 +233,23 @@ def prepare_schema(database: Database) -> None:
         DatabaseError: behind this version; the message names the command to run.
     """
     missing = database.path is not None and not database.path.exists()
-    if missing or not _status(database).applied:
+    if missing or not _status(database, database.primary).applied:
         migrate(database)
     else:
         require_current_schema(database)
 
 
 def require_current_schema(database: Database) -> None:
-    """Check that the database exists and that its schema is exactly this version's; changes nothing.
+    """Check that the database exists and that its schema is exactly this version's; reads only.
 
     Raises:
         DatabaseTooNew: migrated by a newer version.
-        DatabaseError: missing, or behind this version; the message names the command to run.
+        DatabaseError: missing, unreadable, or behind this version; the message says what to do.
     """
     if database.path is not None and not database.path.exists():
         msg = f"there is no database at {database.path}: check DATABASE_URL, or run `credits migrate` to make one"
         raise DatabaseError(msg)
-    pending = _status(database).pending
+    pending = _status(database, database.reader).pending
     if pending:
         missing = ", ".join(pending)
         msg = (
@@ -247,14 +264,22 @@ class _Status:
     pending: list[str]
 
 
-def _status(database: Database) -> _Status:
-    _connect_primary(database)
+def _status(database: Database, connected: peewee.Database) -> _Status:
     try:
-        runner = Runner(database.primary, str(MIGRATIONS))
+        connected.connect(reuse_if_open=True)
+        runner = Runner(connected, str(MIGRATIONS))
         _refuse_newer(runner)
         status = runner.status()
+    except peewee.PeeweeException as error:
+        msg = f"cannot read database {database.place}: {error}"
+        if database.path is not None and not can_write(database.path.parent):
+            msg += (
+                "; while others may write it, SQLite needs files beside it, and its folder cannot be written: copy it, "
+                "and its -wal if there is one, to a folder of yours, or take everybody's right to write both away"
+            )
+        raise DatabaseError(msg) from error
     finally:
-        database.primary.close()
+        connected.close()
     return _Status(
         [migration.name for migration in status if migration.applied],
         [migration.name for migration in status if not migration.applied],
