@@ -41,6 +41,7 @@ class Dialect(StrEnum):
 class Database:
     """One database, twice: ``primary`` may write, ``reader`` may not. Peewee gives each thread its own connection.
 
+    ``place`` says where it is: a file's whole path, or servers, ports and name; no user and no password.
     ``on_citus``: its tables are, or are going to be, distributed by Citus.
     """
 
@@ -49,6 +50,7 @@ class Database:
     primary: peewee.Database
     reader: peewee.Database
     path: Path | None = None
+    place: str = ""
     on_citus: bool = False
 
     def close_thread(self) -> None:
@@ -106,8 +108,25 @@ def _open_sqlite(name: str) -> Database:
     path = Path(name).resolve()
     pragmas = [("busy_timeout", _BUSY_TIMEOUT_S * 1000), ("synchronous", "full")]
     primary = _SafeSqlite(str(path), pragmas=[("journal_mode", "wal"), *pragmas], timeout=_BUSY_TIMEOUT_S)
-    reader = peewee.SqliteDatabase(f"{path.as_uri()}?mode=ro", pragmas=pragmas, uri=True, timeout=_BUSY_TIMEOUT_S)
-    return Database(Dialect.SQLITE, path.name, primary, reader, path)
+    uri = f"{path.as_uri()}?mode=ro{'&immutable=1' if _is_immutable(path) else ''}"
+    reader = peewee.SqliteDatabase(uri, pragmas=pragmas, uri=True, timeout=_BUSY_TIMEOUT_S)
+    return Database(Dialect.SQLITE, path.name, primary, reader, path, str(path))
+
+
+def can_write(path: Path) -> bool:
+    """Whether this process may write the file, or into the folder."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _is_immutable(path: Path) -> bool:
+    """Whether nobody can write the file, so that SQLite may read it without the files that it would put beside it.
+
+    With a WAL beside it, it is not whole; and whoever left that may be writing.
+    """
+    if not path.exists() or path.with_name(path.name + "-wal").exists():
+        return False
+    modes = path.stat().st_mode | path.parent.stat().st_mode
+    return not modes & 0o222 or bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 class _SafeSqlite(peewee.SqliteDatabase):
@@ -138,7 +157,9 @@ def _open_postgresql(url: str) -> Database:
     if query.get("target_session_attrs") == "read-write":
         reading["target_session_attrs"] = "primary"  # to libpq, a session of ours that may only read is not read-write
     name, on_citus = parts.path.removeprefix("/"), parts.scheme == "citus"
-    return Database(Dialect.POSTGRESQL, name, make(url), make(url, **reading), on_citus=on_citus)
+    servers = [parts.netloc.rpartition("@")[2], *(query.get(key, "") for key in ("host", "hostaddr", "port"))]
+    place = f"{' '.join(filter(None, servers))}/{name}"
+    return Database(Dialect.POSTGRESQL, name, make(url), make(url, **reading), place=place, on_citus=on_citus)
 
 
 def _postgresql_database(url: str, **options: Any) -> peewee.Database:
@@ -243,21 +264,21 @@ def prepare_schema(database: Database) -> None:
         DatabaseError: behind this version; the message names the command to run.
     """
     missing = database.path is not None and not database.path.exists()
-    if missing or not _status(database).applied:
+    if missing or not _status(database, database.primary).applied:
         migrate(database)
     else:
         require_current_schema(database)
 
 
 def require_current_schema(database: Database) -> None:
-    """Check that the database exists and that its schema is exactly this version's; changes nothing.
+    """Check that the database exists and that its schema is exactly this version's; reads only.
 
     Raises:
         DatabaseTooNew: migrated by a newer version.
-        DatabaseError: missing, or behind this version; the message names the command to run.
+        DatabaseError: missing, unreadable, or behind this version; the message says what to do.
     """
     _require_file(database)
-    pending = _status(database).pending
+    pending = _status(database, database.reader).pending
     if pending:
         missing = ", ".join(pending)
         msg = (
@@ -274,7 +295,7 @@ def pending_migrations(database: Database) -> list[str]:
         DatabaseError: there is no database, or no ledger in it.
     """
     _require_file(database)
-    status = _status(database)
+    status = _status(database, database.reader)
     if not status.applied:
         msg = f"there is no ledger in {database.path or database.name}: name a database that `credits migrate` made"
         raise DatabaseError(msg)
@@ -293,14 +314,22 @@ class _Status:
     pending: list[str]
 
 
-def _status(database: Database) -> _Status:
-    _connect_primary(database)
+def _status(database: Database, connected: peewee.Database) -> _Status:
     try:
-        runner = Runner(database.primary, str(MIGRATIONS))
+        connected.connect(reuse_if_open=True)
+        runner = Runner(connected, str(MIGRATIONS))
         _refuse_newer(runner)
         status = runner.status()
+    except peewee.PeeweeException as error:
+        msg = f"cannot read database {database.place}: {error}"
+        if database.path is not None and not can_write(database.path.parent):
+            msg += (
+                "; while others may write it, SQLite needs files beside it, and its folder cannot be written: copy it, "
+                "and its -wal if there is one, to a folder of yours, or take everybody's right to write both away"
+            )
+        raise DatabaseError(msg) from error
     finally:
-        database.primary.close()
+        connected.close()
     return _Status(
         [migration.name for migration in status if migration.applied],
         [migration.name for migration in status if not migration.applied],

@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 
 from .database import Reads
 from .errors import CreditsError, NotFound, UnknownModel
-from .ledger.charges import CLOCKS_DIFFER_MS, ActiveAccount, Charge, active_accounts, charges_page, one_account
+from .ledger.charges import ActiveAccount, Charge, active_accounts, charges_page, one_account
 from .ledger.entries import RERATING, Code, PostTransfer
-from .ledger.ids import account_key
+from .ledger.ids import CLOCKS_DIFFER_MS, account_key
 from .ledger.keysets import select
 from .ledger.work import Transaction
 from .ledger.writer import LedgerWriter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -14,10 +15,12 @@ from typing import Any, Final
 from ..database import Database, open_database, require_current_schema
 from ..errors import InvalidValue
 from ..ledger.audit import AccountAt, AuditReport, Finding, audit
-from ..ledger.auditing.heads import export_heads, verify_heads
+from ..ledger.auditing.heads import HeadsReport, export_heads, verify_heads
 from ..ledger.queries import account_names
 from ..money import format_credits
-from .options import add_database, database_url
+from ..moving.archiving.heads import verify_heads_and_archives
+from ..moving.archiving.verify import ArchiveProof
+from .options import add_database, database_url, zoned_time_ms
 
 _TELL_EVERY_S: Final = 5.0
 _KEYS: Final = 1 << 63
@@ -44,16 +47,21 @@ def add_parser(commands: Any) -> None:
         action.add_argument("file", type=Path)
         add_database(action)
         action.set_defaults(run=run)
+    where = "find heads of archived transfers there; all folders, the oldest first"
+    actions.choices["verify"].add_argument("--archive", type=Path, nargs="+", default=[], metavar="DIR", help=where)
 
 
 def _audit(options: argparse.Namespace) -> int:
+    if options.time_limit is not None and not 0 <= options.time_limit < math.inf:
+        msg = f"--time-limit must be a number of seconds from 0 on; got {options.time_limit}"
+        raise InvalidValue(msg)
     if options.time_limit is not None and options.checkpoint is None:
         msg = "--time-limit needs --checkpoint FILE, from which the same command goes on"
         raise InvalidValue(msg)
     database = _open(options)
     report = audit(
         database,
-        as_of_ms=_time_ms(options.as_of) if options.as_of is not None else None,
+        as_of_ms=zoned_time_ms(options.as_of, "--as-of") if options.as_of is not None else None,
         checkpoint=options.checkpoint,
         time_limit_s=options.time_limit,
         on_account=Progress(begun_s=time.monotonic()).note,
@@ -97,30 +105,40 @@ def _export(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     database = _open(options)
-    report = verify_heads(database, options.file)
+    archives = None
+    if options.archive:
+        report, archives = verify_heads_and_archives(database, options.file, options.archive)
+    else:
+        report = verify_heads(database, options.file)
     print(f"hashed {report.transfers} transfers of {report.accounts} accounts against sha256 {report.digest}")
     if report.archived:
-        print(f"{report.archived} heads lie in archived transfers: the archive's own check covers those")
+        print(f"{report.archived} heads lie in archived transfers, {report.found_archived} of them were found there")
     _print_findings(report.findings, _names(database, report.findings))
-    print("every chain passes through its head" if report.clean else f"{len(report.rewritten)} accounts were rewritten")
-    return 0 if report.clean else 1
+    for finding in archives.findings if archives is not None else ():
+        print(f"archive: {finding}")
+    return _print_verdict(report, archives)
+
+
+def _print_verdict(report: HeadsReport, archives: ArchiveProof | None) -> int:
+    """Say what the heads prove; returns the exit code."""
+    if not report.clean:
+        print(f"{len(report.rewritten)} accounts were rewritten")
+    elif archives is not None and not archives.clean:
+        print(f"not proven: {archives.finding_count} findings in the archive")
+    elif report.unproven:
+        where = "is in none of these files" if archives is not None else "name the archive's folders with --archive"
+        print(f"not proven: {report.unproven} heads lie in archived transfers; {where}")
+        return 2
+    else:
+        print("every chain passes through its head")
+        return 0
+    return 1
 
 
 def _open(options: argparse.Namespace) -> Database:
     database = open_database(database_url(options))
     require_current_schema(database)
     return database
-
-
-def _time_ms(text: str) -> int:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        msg = f"{text!r} is no time with its zone; write it like 2026-11-01T00:00:00Z"
-        raise InvalidValue(msg)
-    return int(at.timestamp() * 1_000)
 
 
 def _names(database: Database, findings: Iterable[Finding]) -> Mapping[int, str]:
@@ -139,6 +157,12 @@ def _print_report(report: AuditReport, names: Mapping[int, str]) -> None:
     print(f"audited {report.accounts} accounts, {report.transfers} transfers, {there}; {total}")
     books = ", ".join(f"{name} {format_credits(amount)}" for name, amount in report.books.items() if amount)
     print(f"system accounts: {books or 'nothing'}")
+    if report.anchored:
+        opening = f"which had left {format_credits(report.opening)} credits by their anchors"
+        print(
+            f"{report.anchored} accounts begin after archived transfers, {opening}: the books are of what came later,"
+        )
+        print("and only `credits archive verify DIR --database URL` proves what was before")
     _print_findings(report.findings, names)
     if report.finding_count > len(report.findings):
         print(f"… and {report.finding_count - len(report.findings)} more")

@@ -28,10 +28,31 @@ def time_ms(text: str, option: str) -> int:
     """
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as error:
+        return _unix_ms(at if at.tzinfo else at.replace(tzinfo=UTC))
+    except (ValueError, OverflowError) as error:
         msg = f"{option} must be a date such as 2026-01-01; got {text!r:.40}"
         raise InvalidValue(msg) from error
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000)
+
+
+def zoned_time_ms(text: str, option: str) -> int:
+    """Return a time that says its zone, in Unix milliseconds.
+
+    Raises:
+        InvalidValue: it does not, or it is none.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is not None:
+            return _unix_ms(at)
+    except (ValueError, OverflowError):
+        pass
+    msg = f"{option} must be a time with its zone such as 2026-11-01T00:00:00Z; got {text!r:.40}"
+    raise InvalidValue(msg)
+
+
+def _unix_ms(at: datetime) -> int:
+    """Return a time in Unix milliseconds; raises OverflowError where it is in no year from 1 to 9999 of UTC."""
+    return int(at.astimezone(UTC).timestamp() * 1_000)
 
 
 def login_name() -> str:

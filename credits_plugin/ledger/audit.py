@@ -63,11 +63,11 @@ def audit(
     if checkpoint is not None and from_account is not None:
         msg = "a checkpoint file says where to go on, so do not name an account too"
         raise InvalidValue(msg)
-    if checkpoint is not None:
-        report = load_checkpoint(checkpoint, database, as_of_ms=as_of_ms) or report
-    start = next((key for key in (report.next_account, from_account) if key is not None), FIRST_KEY)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     with contextlib.closing(database.reader):
+        if checkpoint is not None:
+            report = load_checkpoint(checkpoint, database, as_of_ms=as_of_ms) or report
+        start = next((key for key in (report.next_account, from_account) if key is not None), FIRST_KEY)
         for _ in _audit_ranges(report, database.reader, start, transfers_per_range, on_account):
             if checkpoint is not None:
                 save_checkpoint(checkpoint, database, report)

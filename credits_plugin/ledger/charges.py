@@ -15,8 +15,6 @@ from .keysets import select
 from .queries import chain_walk
 from .usage_columns import join_usage, usage_of
 
-CLOCKS_DIFFER_MS: Final = 86_400_000
-"""A chain's times go back by less than that from one transfer to the next: its hosts' clocks may differ."""
 _LATEST_SETTLE_MS: Final = 4 * 86_400_000
 """A hold lives a day, its tombstone two, and clocks differ: no transfer is made later than that after its id's time."""
 

@@ -15,6 +15,8 @@ from ..errors import InvalidValue
 
 EPOCH_MS: Final = 1_735_689_600_000
 """2025-01-01T00:00:00Z. 41 bits of milliseconds from here reach the year 2094."""
+CLOCKS_DIFFER_MS: Final = 86_400_000
+"""Ids and times are out of order by less: hosts' clocks may differ, and what one sends may be committed late."""
 _NODE_BITS: Final = 12
 _COUNTER_BITS: Final = 9
 _COUNTER_MASK: Final = (1 << _COUNTER_BITS) - 1

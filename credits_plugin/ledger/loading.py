@@ -10,14 +10,12 @@ from .book import Book
 from .budget_entries import BUDGET_COMMANDS, BudgetKey, BudgetKind, PauseRun, RemoveBudget, SetBudget, StartRun
 from .budgets import counted_in, keys_of_hold
 from .entries import Command, ExpireHold, ExtendHold, HoldState, HoldStatus, PlaceHold, ReleaseHold, SettleHold
-from .ids import id_time_ms, now_ms
+from .ids import CLOCKS_DIFFER_MS, id_time_ms, now_ms
 from .store import Store
 from .work import Work
 
 _ON_HOLDS: Final = (SettleHold, ReleaseHold, ExpireHold, ExtendHold)
 _SETTLED: Final = int(HoldStatus.SETTLED)
-_CLOCKS_DIFFER_MS: Final = 86_400_000
-"""Ids of hosts whose clocks differ are out of order by less; what was archived is older than that by days."""
 
 
 def load_book(store: Store, commands: Sequence[Command | Work], book: Book, *, careful: bool) -> Book:
@@ -163,5 +161,5 @@ def _load_archived(store: Store, book: Book, new: Mapping[int, int]) -> None:
     """Note which ids that stand nowhere may be those of archived transfers: nobody can tell whether they were made."""
     anchors = dict(store.anchors(set(new.values())))
     for transfer_id, owner in new.items():
-        if owner in anchors and id_time_ms(transfer_id) <= id_time_ms(anchors[owner]) + _CLOCKS_DIFFER_MS:
+        if owner in anchors and id_time_ms(transfer_id) <= id_time_ms(anchors[owner]) + CLOCKS_DIFFER_MS:
             book.archived.add(transfer_id)

@@ -1,6 +1,7 @@
 """``credits copy``: all tables from one database to an empty one, proven before it counts.
 
-Writers of the source wait while it runs. The target is written in one transaction: all of it is there, or nothing.
+Writers of the source wait while it runs, unless we may only read it. The target is written in one transaction: all of
+it is there, or nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from uuid import uuid4
 
 import peewee
 
-from ..database import Database, Dialect, file_lock, lock_path, prepare_schema, require_current_schema
+from ..database import Database, Dialect, can_write, file_lock, lock_path, prepare_schema, require_current_schema
 from ..errors import DatabaseError
 from ..ledger.audit import audit_uncommitted
 from ..models import MODELS
@@ -25,11 +26,15 @@ _PAGE: Final = 5_000
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """What was copied. ``heads_digest`` covers every account's chain head, the same on both sides."""
+    """What was copied. ``heads_digest`` covers every account's chain head, the same on both sides.
+
+    ``writers_waited``: nothing was written to the source meanwhile. Where we may only read it, nobody can be made to.
+    """
 
     rows: dict[str, int]
     accounts: int
     heads_digest: str
+    writers_waited: bool
 
 
 def copy_database(source: Database, target: Database) -> CopyReport:
@@ -43,26 +48,38 @@ def copy_database(source: Database, target: Database) -> CopyReport:
     """
     require_current_schema(source)
     prepare_schema(target)
-    with _frozen(source) as reading, _connected(target) as writing:
+    opened = source.primary if _may_write(source) else source.reader
+    with _frozen(source, opened) as reading, _connected(target.primary) as writing:
         _require_empty(target)
         with target.primary.atomic():
             copied = {_name(model): _copy_table(reading, writing, source, target, model) for model in MODELS}
-            report = _prove(source, target, writing, copied)
+            accounts, digest = _prove(opened, target, writing, copied)
             _continue_ids(target)
-    return report
+    rows = {name: passed.rows for name, passed in copied.items()}
+    return CopyReport(rows, accounts, digest, writers_waited=opened is source.primary)
+
+
+def _may_write(source: Database) -> bool:
+    if source.path is not None:
+        return can_write(source.path) and can_write(source.path.parent)
+    may = "has_table_privilege('account', 'UPDATE') AND current_setting('transaction_read_only') = 'off'"
+    with source.primary.connection_context():
+        return bool(source.primary.execute_sql(f"SELECT {may}").fetchone()[0])
 
 
 @contextlib.contextmanager
-def _frozen(source: Database) -> Iterator[Any]:
-    """Yield a connection to a source that nobody can write while it is open."""
+def _frozen(source: Database, opened: peewee.Database) -> Iterator[Any]:
+    """Yield a connection to the source as it is at one moment; where we may write it, nobody can while it is open."""
+    locks = opened is source.primary
     with contextlib.ExitStack() as stack:
-        if source.path is not None:
+        if source.path is not None and locks:
             stack.enter_context(file_lock(lock_path(source.path)))
-        connection = stack.enter_context(_connected(source))
+        connection = stack.enter_context(_connected(opened))
         if source.dialect is Dialect.SQLITE:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE" if locks else "BEGIN")
         else:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        if source.dialect is Dialect.POSTGRESQL and locks:
             # Batches lock accounts before all else, so this waits for those that run and stops the next at their start.
             connection.execute("LOCK TABLE account IN EXCLUSIVE MODE")
             tables = ", ".join(f'"{_name(model)}"' for model in MODELS)
@@ -72,12 +89,12 @@ def _frozen(source: Database) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _connected(database: Database) -> Iterator[Any]:
-    database.primary.connect(reuse_if_open=True)
+def _connected(database: peewee.Database) -> Iterator[Any]:
+    database.connect(reuse_if_open=True)
     try:
-        yield database.primary.connection()
+        yield database.connection()
     finally:
-        database.primary.close()
+        database.close()
 
 
 def _require_empty(target: Database) -> None:
@@ -132,7 +149,7 @@ def _stream(reading: Any, source: Database, sql: str) -> Generator[Sequence[Any]
         yield from cursor
 
 
-def _prove(source: Database, target: Database, writing: Any, copied: dict[str, _Sum]) -> CopyReport:
+def _prove(source: peewee.Database, target: Database, writing: Any, copied: dict[str, _Sum]) -> tuple[int, str]:
     """Read the copy again, before it is committed: its rows, its heads, and every invariant, balances recomputed."""
     for model in MODELS:
         name, here = _name(model), _Sum()
@@ -143,7 +160,7 @@ def _prove(source: Database, target: Database, writing: Any, copied: dict[str, _
         if (here.rows, here.digest) != (there.rows, there.digest):
             msg = f"{name}: {there.rows} rows were read and {here.rows} written, not all the same; nothing was kept"
             raise DatabaseError(msg)
-    (accounts, theirs), (_, ours) = _heads(source), _heads(target)
+    (accounts, theirs), (_, ours) = _heads(source), _heads(target.primary)
     if theirs != ours:
         msg = f"the chain heads differ: {theirs} in the source, {ours} in the copy; nothing was kept"
         raise DatabaseError(msg)
@@ -151,21 +168,21 @@ def _prove(source: Database, target: Database, writing: Any, copied: dict[str, _
     if findings:
         msg = f"the copy's audit found: {findings[0].subject} {findings[0].message}; nothing was kept"
         raise DatabaseError(msg)
-    return CopyReport({name: passed.rows for name, passed in copied.items()}, accounts, ours)
+    return accounts, ours
 
 
-def _heads(database: Database) -> tuple[int, str]:
+def _heads(database: peewee.Database) -> tuple[int, str]:
     """Return the number of accounts and a digest over (id, seq, balance, last transfer, hash) of each, in id order.
 
     Behind them the same of the archived links that chains go on from, if there are any.
     """
     digest, count = hashlib.sha256(), 0
     sql = "SELECT id, seq, balance, held, last_transfer_id, last_hash FROM account ORDER BY id"
-    for *numbers, last_hash in database.primary.execute_sql(sql):
+    for *numbers, last_hash in database.execute_sql(sql):
         digest.update(f"{numbers}{bytes(last_hash).hex()}\n".encode())
         count += 1
     sql = "SELECT account_id, seq, balance, transfer_id, hash FROM archive_anchor ORDER BY account_id"
-    for *numbers, last_hash in database.primary.execute_sql(sql):
+    for *numbers, last_hash in database.execute_sql(sql):
         digest.update(f"{numbers}{bytes(last_hash).hex()}\n".encode())
     return count, digest.hexdigest()
 

@@ -14,7 +14,7 @@ from credits_plugin.bench.environment import Bench, Scale
 from credits_plugin.bench.fill import Shape, fill, name_of
 from credits_plugin.bench.growth import Growth, growth_bars, growth_table, measure_growth
 from credits_plugin.bench.ledger import place_hold, settle_hold
-from credits_plugin.database import open_database
+from credits_plugin.database import migrate, open_database
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.ids import IdMaker, account_key
 from credits_plugin.ledger.queries import account_balance, account_transfers, accounts_page, ledger_page
@@ -88,6 +88,17 @@ def test_growth_has_a_bar_for_each_goal_on_both_databases(
     assert "SQLite, by transfers in the ledger" in printed
     assert "PostgreSQL, by transfers in the ledger" in printed
     assert not list(tmp_path.glob("*.db")), "a filled file is removed with its table printed"
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_growth_ends_with_an_audit_of_every_size(broken: int, tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / f'bench-{broken}.db'}")
+    migrate(database)
+    database.primary.execute_sql("INSERT INTO lot VALUES (1, 5, 100, NULL, 9, 9, 0, NULL)")  # of nobody
+    database.close_thread()
+    scale = Scale(rounds=1, seconds=0.05, callers=8, growth=(500, 2_000))
+    with pytest.raises(AssertionError, match="has lots but no account row"):
+        measure_growth(Bench(scale, tmp_path, _server=""))
 
 
 def test_the_slowest_page_decides_and_the_account_window_is_no_page() -> None:

@@ -106,7 +106,8 @@ def test_balances_as_of_a_time_are_those_of_then(shop: Shop):
         code, told, _ = shop.credits("audit", "--as-of", text)
         assert code == 0
         assert "as of 2026-11-01T00:00:00+00:00; balances add up to 3 credits" in told
-    for wrong in ("yesterday", "2026-11-01T00:00:00"):
+    beyond = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00")  # years 0 and 10000 of UTC
+    for wrong in ("yesterday", "2026-11-01T00:00:00", *beyond):
         code, _, errors = shop.credits("audit", "--as-of", wrong)
         assert (code, "with its zone" in errors) == (2, True)
 
@@ -120,6 +121,9 @@ def test_an_audit_that_ran_out_of_time_exits_2_and_goes_on_from_its_checkpoint(s
     code, told, errors = shop.credits(*limited, "60")
     assert (code, errors, told.splitlines()[-1]) == (0, "", "clean")
     assert not file.exists()
+    for nonsense in ("-1", "nan", "inf"):
+        code, told, errors = shop.credits(*limited, nonsense)
+        assert (code, told, "from 0 on" in errors) == (2, "", True)
     code, _, errors = shop.credits("audit", "--time-limit", "5")
     assert (code, "needs --checkpoint" in errors) == (2, True)
 

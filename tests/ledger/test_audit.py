@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from credits_plugin import Usage
-from credits_plugin.database import Database
+from credits_plugin.database import Database, migrate, open_database
 from credits_plugin.errors import InvalidValue
 from credits_plugin.ledger.audit import AuditReport, audit
 from credits_plugin.ledger.auditing.chains import ByAccount, walk
@@ -28,6 +29,7 @@ from credits_plugin.ledger.entries import (
 )
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
 from credits_plugin.ledger.writer import LedgerWriter
+from credits_plugin.moving.backup import back_up
 
 new_id = IdMaker()
 USERS = ("anna", "boris", "carla")
@@ -167,6 +169,49 @@ async def test_a_checkpoint_of_another_audit_is_refused(writer: LedgerWriter, da
     file.write_text("{}")
     with pytest.raises(InvalidValue, match="no checkpoint"):
         audit(database, checkpoint=file)
+
+
+async def test_a_checkpoint_of_a_namesake_elsewhere_is_refused(
+    writer: LedgerWriter, database: Database, database_url: str, tmp_path: Path, second_postgresql_url: str
+):
+    """The same file name in another folder, the same database name on another server."""
+    await fill(writer)
+    file, elsewhere = tmp_path / "audit.json", tmp_path / "elsewhere"
+    audit(database, checkpoint=file, time_limit_s=0, transfers_per_range=1)
+    elsewhere.mkdir()
+    if database.path is not None:
+        back_up(database, elsewhere / database.path.name)
+        namesake = open_database(f"sqlite:///{elsewhere / database.path.name}")
+    else:
+        namesake = replace(open_database(second_postgresql_url), name=database.name)
+        migrate(namesake)
+    with pytest.raises(InvalidValue, match="another database or time"):
+        audit(namesake, checkpoint=file)
+    namesake.close_thread()
+
+
+async def test_a_checkpoint_of_a_ledger_that_was_there_before_is_refused(
+    writer: LedgerWriter, database: Database, tmp_path: Path
+):
+    await fill(writer)
+    file = tmp_path / "audit.json"
+    audit(database, checkpoint=file, time_limit_s=0, transfers_per_range=1)
+    made_later = "UPDATE schema_migration SET applied = '2031-01-01 00:00:00'"
+    database.primary.execute_sql(made_later)
+    with pytest.raises(InvalidValue, match="another database or time"):
+        audit(database, checkpoint=file)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://me:secret@one:5432,two:5433/shop?sslmode=disable", "one:5432,two:5433/shop"),
+        ("postgresql://me@/shop?host=/run/postgresql&port=5433", "/run/postgresql 5433/shop"),
+        ("cockroachdb://me:secret@node:26257/shop", "node:26257/shop"),
+    ],
+)
+def test_a_database_says_where_it_is_but_not_who_asks(url: str, place: str):
+    assert open_database(url).place == place
 
 
 async def test_a_report_survives_json(writer: LedgerWriter, database: Database):

@@ -14,9 +14,11 @@ import pytest
 
 from credits_plugin import Usage
 from credits_plugin.database import Database, Dialect
+from credits_plugin.jobs import TOMBSTONE_DAYS
 from credits_plugin.ledger.audit import Finding, audit
 from credits_plugin.ledger.auditing.heads import export_heads, verify_heads
 from credits_plugin.ledger.auditing.streams import MONEY_BACK as REFUNDS_THAT_COUNT
+from credits_plugin.ledger.auditing.streams import REUSED_AFTER_MS
 from credits_plugin.ledger.budget_entries import BudgetKind, BudgetPeriod, SetBudget
 from credits_plugin.ledger.entries import (
     Code,
@@ -28,7 +30,7 @@ from credits_plugin.ledger.entries import (
     RollOver,
     SettleHold,
 )
-from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
+from credits_plugin.ledger.ids import CLOCKS_DIFFER_MS, IdMaker, account_key, now_ms
 from credits_plugin.ledger.queries import account_lots
 from credits_plugin.ledger.writer import LedgerWriter
 from credits_plugin.models import Account, Budget, Dispute, Hold, Lot, Payment, Refund, Transfer
@@ -300,6 +302,63 @@ def test_usage_that_was_cut_off_with_its_row_is_found_by_exported_heads(life: Li
     assert _cut_newest(database) == Code.USAGE
     assert audit(database).findings == []  # nothing here tells
     assert verify_heads(database, tmp_path / "heads").rewritten == [ANNA]
+
+
+@pytest.mark.parametrize("amount", [0, 1])
+def test_a_hold_that_was_placed_long_after_the_account_went_into_debt_is_found(
+    amount: int, writer: LedgerWriter, database: Database
+):
+    life, now = Life(database, writer), now_ms()
+    life.post(ANNA, "anna", Code.PROMOTION, 1_000)
+    hold_id = IdMaker(lambda: life.start)()  # two days ago
+    writer.execute_sync(PlaceHold(ANNA, "anna", hold_id, 10, now, now + DAY, 1, 7))
+    writer.execute_sync(SettleHold(ANNA, hold_id, 5_000, life.start, Usage(1, 1, 0, 2, 0)))
+    assert audit(database).findings == []
+    row = {"id": new_id(), "account_id": ANNA, "amount": amount, "state": 1, "expires_at_ms": now + DAY}
+    Hold.insert(row, price_version=1, input_tokens=7).execute(database.primary)
+    database.primary.execute_sql(f"UPDATE account SET held = {amount}")
+    assert invariants(database) == {4}
+
+
+def test_a_hold_of_more_than_the_account_ever_had_is_found_although_usage_may_leave_a_debt(
+    life: Life, database: Database
+):
+    database.primary.execute_sql(f"UPDATE hold SET amount = 1000000 WHERE state = 1 AND account_id = {ANNA}")
+    database.primary.execute_sql(f"UPDATE account SET held = 1000000 WHERE id = {ANNA}")
+    database.primary.execute_sql(f"UPDATE budget SET held = 1000000 WHERE account_id = {ANNA}")
+    assert invariants(database) == {4}
+
+
+@pytest.mark.parametrize("hours_later", [0, 23, 49])
+def test_a_request_that_was_charged_twice_is_found_unless_its_id_may_have_been_forgotten(
+    hours_later: int, writer: LedgerWriter, database: Database
+):
+    first = IdMaker(lambda: now_ms() - hours_later * 3_600_000)
+    Life(database, writer).post(ANNA, "anna", Code.PROMOTION, 1_000)
+    for make_id, name in (
+        (first, "one"),
+        (first, "r"),
+        (new_id, "r"),
+        (new_id, "other"),
+        (new_id, None),
+        (new_id, None),
+    ):
+        hold_id, now = make_id(), now_ms()
+        writer.execute_sync(PlaceHold(ANNA, "anna", hold_id, 10, now, now + DAY, 1, 7, name))
+        writer.execute_sync(SettleHold(ANNA, hold_id, 5, now, Usage(input=5)))
+        Hold.delete().execute(database.primary)  # as a purge does, two days later
+    findings = audit(database).findings
+    assert {finding.invariant for finding in findings} == (set() if hours_later > 24 else {7})
+    assert ["charges a request that transfer" in finding.message for finding in findings] == [True] * len(findings)
+
+
+def test_the_audit_and_the_jobs_agree_how_long_a_request_id_is_remembered():
+    assert REUSED_AFTER_MS == TOMBSTONE_DAYS * DAY - CLOCKS_DIFFER_MS
+
+
+def test_a_true_debt_with_holds_of_before_it_is_no_finding(life: Life, database: Database):
+    life.post(ANNA, "anna", Code.REFUND, 50_000, reference="re_x")
+    assert invariants(database) == {6}  # no payment says so; what is held is explained
 
 
 def _copy_row(database: Database, table: str, **changes: Any) -> None:

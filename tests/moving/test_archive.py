@@ -41,7 +41,7 @@ from credits_plugin.ledger import queries
 from credits_plugin.ledger.attribution import lot_reports, paid_by
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.auditing.heads import export_heads, verify_heads
-from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleHold
+from credits_plugin.ledger.entries import OPEN_ENDED_MS, Code, PlaceHold, PostTransfer, SettleHold
 from credits_plugin.ledger.ids import IdMaker, account_key
 from credits_plugin.ledger.writer import LedgerWriter
 from credits_plugin.moving.archiving.manifest import MANIFEST
@@ -61,6 +61,19 @@ ARCHIVED = {ANNA: 70, account_key("odd"): 6, BUYER: 2, account_key("retry"): 3, 
 def filled(writer: LedgerWriter, database: Database) -> Database:
     fill(writer)
     return database
+
+
+def test_a_hold_from_before_what_was_archived_is_explained_by_what_is_not_here_any_more(
+    writer: LedgerWriter, database: Database, tmp_path: Path
+):
+    """Such as a freeze, which waits for months while another purchase is refunded."""
+    clerk, key = Clerk(writer), account_key("frozen")
+    clerk.run("frozen", clerk.post(Code.PURCHASE, 1_000, "pi_9", 78))
+    writer.execute_sync(PlaceHold(key, "frozen", clerk.new_id(), 900, T0, OPEN_ENDED_MS, 0, 0))
+    clerk.run("frozen", clerk.post(Code.REFUND, 1_000, "re_9", 78), clerk.post(Code.PROMOTION, 1))
+    archive(database, tmp_path / "a")
+    assert archived_seqs(database) == {key: 2}
+    assert audit(database).findings == []
 
 
 @pytest.mark.parametrize("file_format", list(FileFormat))

@@ -247,6 +247,7 @@ def test_the_command_archives_verifies_and_tells_by_its_exit_code(
         (["--before", "2025-01-01"], "needs --before DATE and --to DIR"),
         (["--to", "a"], "needs --before DATE and --to DIR"),
         (["--before", "yesterday", "--to", "a"], "must be a date such as"),
+        (["--before", "0001-01-01T00:00+14:00", "--to", "a"], "must be a date such as"),
         (["--before", "2999-01-01", "--to", "a"], "name an earlier date"),
     ],
 )

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, Final
 
 from ..entries import INCOMING, Code, link_hash, may_owe, pack_link
+from ..ids import first_id_at
 from .report import Finding
 from .starts import ChainStart
 
@@ -78,6 +79,7 @@ class Chain:
     (id, code, amount, balance_after, at_ms, reference): all but usage, and usage that left a debt.
 
     ``hash_at`` is the hash at the asked-for seq, if the chain has it. ``sound`` says that no link was found wrong.
+    ``most`` is the highest balance that the account can have had since a time; ``NEVER`` where an archive may tell.
     """
 
     seq: int = 0
@@ -87,6 +89,7 @@ class Chain:
     transfers: int = 0
     spent: int = 0
     may_owe: bool = False
+    most: int = NEVER
     sound: bool = True
     hash_at: bytes | None = None
     events: list[Any] = field(default_factory=list)
@@ -102,26 +105,34 @@ Note = Callable[[Finding], None]
 
 
 def walk(
-    rows: ByAccount, account_id: int, start: ChainStart, note: Note, *, until_ms: int = NEVER, seq_asked: int = -1
+    rows: ByAccount,
+    account_id: int,
+    start: ChainStart,
+    note: Note,
+    *,
+    until_ms: int = NEVER,
+    seq_asked: int = -1,
+    since_ms: int = 0,
 ) -> Chain:
     """Check the account's links from ``start`` to the last before the first one that was made after ``until_ms``.
 
-    What follows a wrong link is checked against what that link says, so a fault is noted where it is.
+    What follows a wrong link is checked against what that link says, so a fault is noted where it is. ``most`` counts
+    the balances from the last link on that was made before ``since_ms``.
     """
-    found = Chain(*start)
+    found = Chain(*start, most=NEVER if start.seq else 0)
     if seq_asked == start.seq:
         found.hash_at = start.last_hash
     if rows.account == account_id:
-        _follow(rows, found, note, until_ms=until_ms, seq_asked=seq_asked)
+        _follow(rows, found, note, until_ms=until_ms, seq_asked=seq_asked, since_ms=since_ms)
     owing = any(may_owe(event[1], event[5]) for event in found.events)
-    found.may_owe = found.spent > 0 or start.balance < 0 or owing
+    found.may_owe = found.spent > 0 or start.seq > 0 or owing
     return found
 
 
-def _follow(rows: ByAccount, found: Chain, note: Note, *, until_ms: int, seq_asked: int) -> None:
+def _follow(rows: ByAccount, found: Chain, note: Note, *, until_ms: int, seq_asked: int, since_ms: int) -> None:
     account_id = rows.account
-    seq, last_id, last_hash, balance = found.seq, found.last_id, found.last_hash, found.balance
-    links = spent = 0
+    seq, last_id, last_hash, balance, most = found.seq, found.last_id, found.last_hash, found.balance, found.most
+    links, spent, since_id = 0, 0, first_id_at(since_ms)
     for row in chain((rows.head,), rows.rows):
         identifier, owner, place, previous_id, code, amount, after, at_ms, _, _, _, _, _, _, digest, reference = row
         if owner != account_id:
@@ -145,6 +156,8 @@ def _follow(rows: ByAccount, found: Chain, note: Note, *, until_ms: int, seq_ask
             _explain(row, (seq, last_id, expected, balance), note)
             expected, balance = bytes(digest), after
         seq, last_id, last_hash = place, identifier, expected
+        if after > most or (at_ms < since_ms and identifier < since_id):  # or it was noted later, such as an import
+            most = after
         if code == _USAGE:
             spent += amount
         if code != _USAGE or after < 0:
@@ -154,7 +167,7 @@ def _follow(rows: ByAccount, found: Chain, note: Note, *, until_ms: int, seq_ask
     else:
         rows.push(None)
     found.seq, found.last_id, found.last_hash, found.balance = seq, last_id, last_hash, balance
-    found.transfers, found.spent = links, spent
+    found.transfers, found.spent, found.most = links, spent, most
 
 
 def _explain(row: Any, wanted: tuple[int, int, bytes, int], note: Note) -> None:

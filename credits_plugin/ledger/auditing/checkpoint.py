@@ -10,7 +10,7 @@ from ...database import Database
 from ...errors import InvalidValue
 from .report import AuditReport
 
-_FORMAT: Final = "credits audit 1"
+_FORMAT: Final = "credits audit 2"
 
 
 def load_checkpoint(path: Path, database: Database, *, as_of_ms: int | None) -> AuditReport | None:
@@ -45,4 +45,6 @@ def save_checkpoint(path: Path, database: Database, report: AuditReport) -> None
 
 
 def _identity(database: Database) -> dict[str, Any]:
-    return {"format": _FORMAT, "dialect": str(database.dialect), "database": database.name}
+    """Where the database is, and when it was made: another that was put in its place is another ledger."""
+    made = database.reader.execute_sql("SELECT applied FROM schema_migration ORDER BY name LIMIT 1").fetchone()
+    return {"format": _FORMAT, "dialect": str(database.dialect), "place": database.place, "made": str(made)}

@@ -31,7 +31,7 @@ def check_account(report: AuditReport, rows: AccountRows) -> None:
     report.open_holds += len(open_holds)
     report.lots += len(rows.lots)
     if rows.account is not None:
-        report.count_account(opening=rows.start.balance, balance=rows.account[2])
+        report.count_account(rows.start, balance=rows.account[2])
         _check_row(subject, rows, held=sum(hold[2] for hold in open_holds))
         _check_lots(subject, rows)
         _check_budgets(subject, rows, open_holds)
@@ -60,7 +60,7 @@ def check_past(report: AuditReport, rows: AccountRows, *, as_of_ms: int) -> bool
     if rows.account is None:
         fault = Finding(2, f"account {rows.account_id}", "has transfers but no account row", rows.account_id)
         report.note(fault)
-    report.count_account(opening=rows.start.balance, balance=rows.chain.balance)
+    report.count_account(rows.start, balance=rows.chain.balance)
     return True
 
 
@@ -122,6 +122,9 @@ def _check_row(subject: _Subject, rows: AccountRows, *, held: int) -> None:
         _explain_row(subject, is_, wanted)
     if balance < stored_held and not chain.may_owe:
         subject.fault(4, "spent more than it had, without overrun or claw-back")
+    elif chain.sound and chain.most < held:
+        message = f"holds {held}, but has had no more than {chain.most} since its newest open hold can have been placed"
+        subject.compare(chain.most, held, 4, message)
     for identifier, code, _, after, _, reference in chain.events:
         if after < 0 and code in _WITHIN_BALANCE and not may_owe(code, reference):
             subject.fault(4, f"a {Code(code).name} left balance {after}", transfer_id=identifier)

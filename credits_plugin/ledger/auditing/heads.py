@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ...database import Database
 from ...errors import InvalidValue
@@ -37,15 +37,18 @@ class HeadsExport:
 
 @dataclass(slots=True)
 class HeadsReport:
-    """What became of exported heads. ``transfers`` were hashed again; ``archived`` heads lie before what is still here.
+    """What became of exported heads. ``transfers`` were hashed again.
 
-    ``findings`` tell what was rewritten, at most 1,000 of them; ``rewritten`` are the accounts.
+    ``archived`` heads are not after the beginning of what is still here: the database can say of them what it likes.
+    ``found_archived`` of those were found in the archive's files. ``findings`` tell what was rewritten, at most 1,000
+    of them; ``rewritten`` are the accounts.
     """
 
     digest: str
     accounts: int = 0
     transfers: int = 0
     archived: int = 0
+    found_archived: int = 0
     rewritten: list[int] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -53,6 +56,16 @@ class HeadsReport:
     def clean(self) -> bool:
         """Whether every exported head that is still here is on its account's chain."""
         return not self.rewritten
+
+    @property
+    def unproven(self) -> int:
+        """How many heads lie in archived transfers, and were not found there."""
+        return self.archived - self.found_archived
+
+    def note(self, account_id: int, faults: Sequence[Finding]) -> None:
+        """Add a rewritten account and what tells of it."""
+        self.rewritten.append(account_id)
+        self.findings += faults[: max(MAX_FINDINGS - len(self.findings), 0)]
 
 
 def export_heads(database: Database, path: Path) -> HeadsExport:
@@ -82,7 +95,17 @@ def export_heads(database: Database, path: Path) -> HeadsExport:
     return HeadsExport(path, accounts, transfers, digest.hexdigest())
 
 
-def verify_heads(database: Database, path: Path, *, transfers_per_range: int = TRANSFERS_PER_RANGE) -> HeadsReport:
+OnArchived: TypeAlias = Callable[[int, int, bytes], None]
+"""Hears of a head that lies in archived transfers: the account's key, its number, its hash."""
+
+
+def verify_heads(
+    database: Database,
+    path: Path,
+    *,
+    transfers_per_range: int = TRANSFERS_PER_RANGE,
+    on_archived: OnArchived = lambda *_: None,
+) -> HeadsReport:
     """Hash every exported account's chain again and see whether it still passes through its exported head.
 
     Raises:
@@ -94,11 +117,13 @@ def verify_heads(database: Database, path: Path, *, transfers_per_range: int = T
         ranges = account_ranges(database.reader, transfers=transfers_per_range)
         with contextlib.closing(ranges):
             for rows, bounds in ranges:
-                _verify_range(report, rows, bounds, heads)
+                _verify_range(report, rows, bounds, heads, on_archived)
     return report
 
 
-def _verify_range(report: HeadsReport, rows: Snapshot, bounds: tuple[int, int], heads: ByAccount) -> None:
+def _verify_range(
+    report: HeadsReport, rows: Snapshot, bounds: tuple[int, int], heads: ByAccount, on_archived: OnArchived
+) -> None:
     transfers = ByAccount(rows.stream(TRANSFERS, bounds), column=1)
     starts = ByAccount(chain_starts(rows, bounds))
     while (account_id := min(transfers.account, starts.account, heads.account)) <= min(bounds[1], LAST_KEY):
@@ -108,27 +133,33 @@ def _verify_range(report: HeadsReport, rows: Snapshot, bounds: tuple[int, int], 
             if transfers.account == account_id:
                 transfers.skip(account_id)
             continue
-        _verify_account(report, transfers, start, head[0])
+        _verify_account(report, transfers, start, head[0], on_archived)
 
 
-def _verify_account(report: HeadsReport, transfers: ByAccount, start: ChainStart, head: Any) -> None:
+def _verify_account(
+    report: HeadsReport, transfers: ByAccount, start: ChainStart, head: Any, on_archived: OnArchived
+) -> None:
     account_id, seq, exported = head
     faults: list[Finding] = []
     chain = walk(transfers, account_id, start, faults.append, seq_asked=seq)
     report.accounts += 1
     report.transfers += chain.transfers
-    subject = f"account {account_id}"
-    if seq < start.seq:
-        report.archived += 1
-    elif chain.hash_at is None:
+    if chain.hash_at is None and seq >= start.seq:
         message = f"had {seq} transfers when its head was exported, its chain has {chain.seq}"
-        faults.append(Finding(9, subject, message, account_id, None, seq, chain.seq))
-    elif chain.hash_at != exported:
-        message = f"transfer number {seq} is not the one whose hash was exported: history was rewritten"
-        faults.append(Finding(9, subject, message, account_id, None, exported.hex(), chain.hash_at.hex()))
+        faults.append(Finding(9, f"account {account_id}", message, account_id, None, seq, chain.seq))
+    elif chain.hash_at is not None and chain.hash_at != exported:
+        faults.append(other_hash(account_id, seq, exported, chain.hash_at))
     if faults:
-        report.rewritten.append(account_id)
-        report.findings += faults[: max(MAX_FINDINGS - len(report.findings), 0)]
+        report.note(account_id, faults)
+    elif seq <= start.seq:
+        report.archived += 1
+        on_archived(account_id, seq, exported)
+
+
+def other_hash(account_id: int, seq: int, exported: bytes, found: bytes) -> Finding:
+    """Say that a link has another hash than was exported."""
+    message = f"transfer number {seq} is not the one whose hash was exported: history was rewritten"
+    return Finding(9, f"account {account_id}", message, account_id, None, exported.hex(), found.hex())
 
 
 def _require_intact(path: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ..entries import INCOMING, SYSTEM_ACCOUNTS, Code
+from .starts import ChainStart
 
 MAX_FINDINGS: Final = 1_000
 """Findings kept; the count goes on."""
@@ -32,7 +33,8 @@ class Finding:
 class AuditReport:
     """What was checked and what was found. ``findings`` is empty where all promises hold.
 
-    ``turnover`` has the sum of the amounts of each code; ``opening`` is what archived transfers had left. As of a time
+    ``turnover`` has the sum of the amounts of each code; ``opening`` is what archived transfers had left, by the word
+    of ``anchored`` accounts' anchors. As of a time
     in the past, ``accounts`` are those that had a transfer by then, ``archived`` those whose balance then lies in an
     archive. ``next_account`` is where to go on, None when every account was checked.
     """
@@ -46,6 +48,7 @@ class AuditReport:
     balance_total: int = 0
     debt_total: int = 0
     opening: int = 0
+    anchored: int = 0
     archived: int = 0
     turnover: Counter[int] = field(default_factory=Counter)
     finding_count: int = 0
@@ -71,10 +74,11 @@ class AuditReport:
                 books[SYSTEM_ACCOUNTS[Code(code)]] += -amount if code in INCOMING else amount
         return dict(books)
 
-    def count_account(self, *, opening: int, balance: int) -> None:
-        """Count an account that has ``balance``; its archived transfers had left ``opening``."""
+    def count_account(self, start: ChainStart, *, balance: int) -> None:
+        """Count an account that has ``balance`` and whose chain starts there."""
         self.accounts += 1
-        self.opening += opening
+        self.anchored += start.seq > 0
+        self.opening += start.balance
         self.balance_total += balance
         self.debt_total += max(-balance, 0)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ..attribution import claw_back_references
-from ..entries import HoldStatus, LotState
+from ..entries import Code, HoldStatus, LotState
+from ..ids import CLOCKS_DIFFER_MS, EPOCH_MS, first_id_at, id_time_ms
 from ..snapshots import Snapshot
 from ..store import LOT_COLUMNS
 from .chains import MISSHAPEN, NEVER, TRANSFERS, ByAccount, Chain, Note, walk
@@ -25,6 +26,15 @@ _HOLDS: Final = (
     "OR (t.id IS NOT NULL AND (COALESCE(t.reference, '') <> COALESCE(h.request_id, '') "
     "OR COALESCE(t.price_version, 0) <> h.price_version))) ORDER BY h.account_id, h.id"
 )
+REUSED_AFTER_MS: Final = 86_400_000
+"""An ended hold keeps its request id from being used again for longer than that, whatever hosts' clocks say."""
+_CHARGED_AGAIN: Final = (
+    "SELECT account_id, id, earlier FROM (SELECT account_id, id, "
+    "LAG(id) OVER (PARTITION BY account_id, reference ORDER BY id) AS earlier FROM transfer "
+    f"WHERE {_IN_RANGE} AND code = {int(Code.USAGE)} AND reference IS NOT NULL) AS named "
+    f"WHERE id - earlier < {first_id_at(EPOCH_MS + REUSED_AFTER_MS)}"
+)
+"""Sorted by the database, on disk. Few rows or none."""
 _BUDGETS: Final = (
     "SELECT account_id, id, kind, name, spent, held, starts_at_ms FROM budget "
     f"WHERE {_IN_RANGE} ORDER BY account_id, id"
@@ -104,22 +114,32 @@ def accounts_of(rows: Snapshot, bounds: tuple[int, int], note: Note, *, until_ms
     for account_id, transfer_id in rows.stream(MISSHAPEN, bounds):
         message = "has no tokens where usage has some, tokens where nothing was used, or an empty reference"
         note(Finding(9, f"account {account_id}, transfer {transfer_id}", message, account_id, transfer_id))
+    if until_ms is None:
+        for account_id, transfer_id, earlier in rows.stream(_CHARGED_AGAIN, bounds):
+            message = f"charges a request that transfer {earlier} had charged"
+            note(Finding(7, f"account {account_id}, transfer {transfer_id}", message, account_id, transfer_id))
     streams = _open(rows, bounds, past=until_ms is not None)
     ends = NEVER if until_ms is None else until_ms
     while (account_id := streams.next_account()) < NEVER:
-        start = _start(streams.starts, account_id)
+        start, holds = _start(streams.starts, account_id), streams.holds.take(account_id)
         yield AccountRows(
             account_id,
             (streams.accounts.take(account_id) or _NO_ROW)[0],
             start,
-            walk(streams.transfers, account_id, start, note, until_ms=ends),
-            holds=streams.holds.take(account_id),
+            walk(streams.transfers, account_id, start, note, until_ms=ends, since_ms=_newest_placed_ms(holds)),
+            holds=holds,
             budgets=streams.budgets.take(account_id),
             lots=[LotState(*lot) for lot in streams.lots.take(account_id)],
             payments=[PaymentRow._make(row) for row in streams.payments.take(account_id)],
             references={row[1]: row[2] for row in streams.references.take(account_id)},
             rerated=sum(int(row[1]) for row in streams.rerated.take(account_id)),
         )
+
+
+def _newest_placed_ms(holds: list[Any]) -> int:
+    """Return a time before which the newest open hold cannot have been placed; 0 without any."""
+    newest = max((hold[1] for hold in holds if hold[3] == HoldStatus.PLACED), default=None)
+    return 0 if newest is None else id_time_ms(newest) - CLOCKS_DIFFER_MS
 
 
 def _start(anchors: ByAccount, account_id: int) -> ChainStart:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...database import Database, require_current_schema
 from ...errors import InvalidValue
@@ -23,6 +23,7 @@ from ...ledger.auditing.starts import ChainStart, chain_starts, start_of
 from ...ledger.snapshots import snapshot
 from .manifest import MANIFEST, Manifest, Part, load_manifest
 from .parts import file_sha256, read_part
+from .rows import ArchivedRow
 from .walk import walk_part
 
 
@@ -56,7 +57,13 @@ class ArchiveProof:
             self.findings.append(finding)
 
 
-def verify_archives(folders: Sequence[Path], database: Database | None = None) -> ArchiveProof:
+Reading: TypeAlias = Callable[[Iterator[ArchivedRow]], Iterator[ArchivedRow]]
+"""Sees the rows of a part pass, on their way to being checked."""
+
+
+def verify_archives(
+    folders: Sequence[Path], database: Database | None = None, *, reading: Reading = iter
+) -> ArchiveProof:
     """Check archives of one ledger, the oldest folder first; with a database, that its chains go on where they end.
 
     Raises:
@@ -74,7 +81,7 @@ def verify_archives(folders: Sequence[Path], database: Database | None = None) -
             for name in manifest.strangers():
                 proof.note(f"{name}: is not in the manifest, so it is no part of the archive")
             for part in manifest.parts:
-                _verify_part(proof, manifest, part, ends)
+                _verify_part(proof, manifest, part, ends, reading)
         proof.accounts, proof.closing = ends.totals()
         if database is not None:
             _compare_anchors(proof, database, ends)
@@ -88,7 +95,7 @@ def _require_manifest(folder: Path) -> Manifest:
     return load_manifest(folder)
 
 
-def _verify_part(proof: ArchiveProof, manifest: Manifest, part: Part, ends: _Ends) -> None:
+def _verify_part(proof: ArchiveProof, manifest: Manifest, part: Part, ends: _Ends, reading: Reading) -> None:
     path = manifest.path(part)
     if not path.exists():
         proof.note(f"{part.file}: is missing")
@@ -102,7 +109,7 @@ def _verify_part(proof: ArchiveProof, manifest: Manifest, part: Part, ends: _End
             proof.note(f"{part.file}: account {account_id} {problem}")
 
     try:
-        sums = walk_part(read_part(path), join)
+        sums = walk_part(reading(read_part(path)), join)
     except InvalidValue as error:
         proof.note(f"{part.file}: {error}")
         return
