@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final, NoReturn
 
 from ..errors import BudgetExceeded
@@ -119,6 +120,7 @@ def hold_within_budgets(
     """
     at_ms, run_id = command.at_ms, command.run_id
     rows = [row for key in keys_of_hold(command) for row in book.budgets.get(key, ())]
+    rows.sort(key=attrgetter("id"))  # a database returns changed rows in another order
     budgets = [current(book, row, at_ms) for row in rows]
     run = next((one for one in budgets if one.kind == BudgetKind.RUN), None)
     if run is None and run_id is not None and book.run_budget:

@@ -12,6 +12,7 @@ from credits_plugin import Usage
 from credits_plugin.database import Database
 from credits_plugin.errors import BudgetExceeded, InsufficientCredits, InvalidValue, NotFound
 from credits_plugin.ledger.audit import audit
+from credits_plugin.ledger.book import Book
 from credits_plugin.ledger.budget_entries import (
     BudgetKind,
     BudgetPeriod,
@@ -20,7 +21,7 @@ from credits_plugin.ledger.budget_entries import (
     SetBudget,
     StartRun,
 )
-from credits_plugin.ledger.budgets import period_end_ms, period_start_ms
+from credits_plugin.ledger.budgets import counted_in, period_end_ms, period_start_ms
 from credits_plugin.ledger.entries import (
     OPEN_ENDED_MS,
     Code,
@@ -32,6 +33,7 @@ from credits_plugin.ledger.entries import (
     SettleHold,
 )
 from credits_plugin.ledger.ids import IdMaker, account_key, now_ms
+from credits_plugin.ledger.rules import decide
 from credits_plugin.ledger.writer import LedgerWriter
 
 ANNA = "anna"
@@ -252,6 +254,17 @@ async def test_a_host_whose_clock_is_behind_counts_in_the_day_that_has_begun(ric
     with pytest.raises(BudgetExceeded):
         await rich.execute(hold(600, at_ms=NOON))
     assert facts(database) == {"account day": (0, 600)}
+
+
+def test_a_hold_remembers_its_budgets_in_one_order_however_a_database_returns_their_rows():
+    book, made = Book(), [cap(500, period=period) for period in BudgetPeriod]
+    for command in (grant(1_000), *made):
+        decide(book, command)
+    for rows in book.budgets.values():
+        rows.reverse()
+    placed = decide(book, hold(5))
+    remembered = [budget_id for budget_id, _ in counted_in(book.holds[placed.hold_id].budgets)]
+    assert remembered == sorted(command.budget_id for command in made)
 
 
 def test_months_are_calendar_months_of_utc():
