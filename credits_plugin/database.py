@@ -108,7 +108,7 @@ def _open_sqlite(name: str) -> Database:
     path = Path(name).resolve()
     pragmas = [("busy_timeout", _BUSY_TIMEOUT_S * 1000), ("synchronous", "full")]
     primary = _SafeSqlite(str(path), pragmas=[("journal_mode", "wal"), *pragmas], timeout=_BUSY_TIMEOUT_S)
-    uri = f"{path.as_uri()}?mode=ro{'&immutable=1' if _is_immutable(path) else ''}"
+    uri = f"{path.as_uri()}?mode=ro{'&immutable=1' if is_immutable(path) else ''}"
     reader = peewee.SqliteDatabase(uri, pragmas=pragmas, uri=True, timeout=_BUSY_TIMEOUT_S)
     return Database(Dialect.SQLITE, path.name, primary, reader, path, str(path))
 
@@ -118,10 +118,11 @@ def can_write(path: Path) -> bool:
     return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _is_immutable(path: Path) -> bool:
-    """Whether nobody can write the file, so that SQLite may read it without the files that it would put beside it.
+def is_immutable(path: Path) -> bool:
+    """Whether nobody is let write the file, so that SQLite may read it without the files that it would put beside it.
 
-    With a WAL beside it, it is not whole; and whoever left that may be writing.
+    With a WAL beside it, it is not whole; and whoever left that may be writing. That root could write it all the same
+    does not count: :class:`_SafeSqlite` does not, for whoever reads the file so would never see it.
     """
     if not path.exists() or path.with_name(path.name + "-wal").exists():
         return False
@@ -133,6 +134,9 @@ class _SafeSqlite(peewee.SqliteDatabase):
     """Refuses a connection that could lose acknowledged commits: WAL with NORMAL was measured to, in a power cut."""
 
     def _connect(self) -> Any:
+        if is_immutable(Path(self.database)):
+            msg = f"nobody is let write {self.database}: give whoever runs hosts the right to write it and its folder"
+            raise DatabaseError(msg)
         try:
             connection = super()._connect()  # type: ignore[misc]  # a driver hook that the stubs leave out
         except Exception as error:

@@ -16,7 +16,16 @@ from uuid import uuid4
 
 import peewee
 
-from ..database import Database, Dialect, can_write, file_lock, lock_path, prepare_schema, require_current_schema
+from ..database import (
+    Database,
+    Dialect,
+    can_write,
+    file_lock,
+    is_immutable,
+    lock_path,
+    prepare_schema,
+    require_current_schema,
+)
 from ..errors import DatabaseError
 from ..ledger.audit import audit_uncommitted
 from ..models import MODELS
@@ -61,7 +70,7 @@ def copy_database(source: Database, target: Database) -> CopyReport:
 
 def _may_write(source: Database) -> bool:
     if source.path is not None:
-        return can_write(source.path) and can_write(source.path.parent)
+        return can_write(source.path) and can_write(source.path.parent) and not is_immutable(source.path)
     may = "has_table_privilege('account', 'UPDATE') AND current_setting('transaction_read_only') = 'off'"
     with source.primary.connection_context():
         return bool(source.primary.execute_sql(f"SELECT {may}").fetchone()[0])

@@ -13,9 +13,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from credits_plugin import Usage
+from credits_plugin import Settings, Usage, build
 from credits_plugin.__main__ import main
 from credits_plugin.database import Database, migrate, open_database
+from credits_plugin.errors import DatabaseError
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.auditing.heads import export_heads
 from credits_plugin.ledger.entries import Code, PlaceHold, PostTransfer, SettleHold
@@ -88,6 +89,13 @@ def test_a_ledger_that_nobody_can_write_is_read_as_it_is(evidence: Path, capsys:
     assert {name: code for name, (code, _) in answers.items()} == dict.fromkeys(answers, 0), answers
     assert answers["audit"][1].endswith("clean\n")
     assert sorted(path.name for path in evidence.iterdir()) == ["credits.db", "heads"]
+
+
+def test_a_ledger_that_nobody_is_let_write_takes_no_writer_not_even_roots(evidence: Path):
+    """Whoever reads it as it is, the host's own readers too, would never see what root wrote."""
+    protect(evidence, file=0o444, folder=0o555)
+    with pytest.raises(DatabaseError, match="nobody is let write"):
+        build(Settings(database_url=f"sqlite:///{evidence / 'credits.db'}"))
 
 
 @pytest.mark.usefixtures("nobody")
