@@ -81,7 +81,6 @@ class TableScreen(Screen[None], Generic[Row]):
         return ()
 
     @abstractmethod
-    @abstractmethod
     def choose(self, row: Row) -> None:
         """Open a row."""
 

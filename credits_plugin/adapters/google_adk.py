@@ -90,7 +90,8 @@ class MeteredModel:
                 yield _answer(refused.refusal)
                 return
             llm_request.config.max_output_tokens = call.hold.estimate.max_output_tokens
-            responses: AsyncGenerator[LlmResponse, None] = super().generate_content_async(llm_request, stream)  # type: ignore[misc]
+            asked = super().generate_content_async(llm_request, stream)  # type: ignore[misc]  # of the model's class
+            responses: AsyncGenerator[LlmResponse, None] = asked
             spoken = _Spoken()
             pieces = guarded_stream(call, responses, text_of=spoken.add, usage_of=_usage_of)
             async for response in await stack.enter_async_context(aclosing(pieces)):

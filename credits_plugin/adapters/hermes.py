@@ -148,7 +148,7 @@ class CreditsPlugin:
             from gateway.platforms.api_server import APIServerAdapter  # noqa: PLC0415 - a gateway's, not an agent's
 
             return APIServerAdapter(config)
-        from .hermes_api import MeteredApiServer  # noqa: PLC0415
+        from .hermes_api import MeteredApiServer  # noqa: PLC0415 - as above
 
         return MeteredApiServer(config, self.door)
 

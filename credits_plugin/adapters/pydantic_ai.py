@@ -135,8 +135,8 @@ class MeteredModel(WrapperModel):
                 self.wrapped.request_stream(messages, limited, model_request_parameters, run_context)
             )
             response.close_stream = _leaving(call, response.close_stream)
-            # Where the host, too, puts an iterator of its own for whoever reads the response.
-            response._event_iterator = _guarded(call, response, aiter(response))  # noqa: SLF001
+            events = _guarded(call, response, aiter(response))
+            response._event_iterator = events  # noqa: SLF001 - where the host, too, puts one for whoever reads it
             yield response
 
     async def batch_create(self, *_requests: Any) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from ..ledger.writer import LedgerWriter
@@ -23,7 +24,7 @@ def measure_loop(bench: Bench) -> list[Bar]:
     load = Load(scale.callers, scale.accounts, scale.seconds)
     for name, url in bench.databases():
         with ledger_of(url, accounts=scale.accounts) as database, writers(database, count=1) as running:
-            rounds = interleave(scale.rounds, lambda running=running: _lags(running, load))  # type: ignore[misc]
+            rounds = interleave(scale.rounds, partial(_lags, running, load))
         goal = at_most(10) if name == "SQLite" else None
         bars.append(bar(f"{name}: event loop lag p99, writer saturated", rounds.median("p99") * 1_000, "ms", goal))
     return bars

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from .environment import Bench, Scale
@@ -26,9 +27,9 @@ def measure_processes(bench: Bench) -> list[Bar]:
         with ledger_of(url, accounts=bench.scale.accounts), _hosts(url) as hosts:
             rounds = interleave(
                 bench.scale.rounds,
-                lambda hosts=hosts: _run("one", hosts[:1], bench.scale),  # type: ignore[misc]
-                lambda hosts=hosts: _run("four", hosts, bench.scale),  # type: ignore[misc]
-                lambda hosts=hosts: _run("divided", hosts, bench.scale, divide_by=HOSTS),  # type: ignore[misc]
+                partial(_run, "one", hosts[:1], bench.scale),
+                partial(_run, "four", hosts, bench.scale),
+                partial(_run, "divided", hosts, bench.scale, divide_by=HOSTS),
             )
         ours = name == "SQLite"
         total, p99 = rounds.ratio("four", to="one"), rounds.ratio("four p99", to="one p99")

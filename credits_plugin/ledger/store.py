@@ -85,14 +85,14 @@ def open_store(database: Database) -> Store:
     """Return the store for the database's dialect."""
     # Imported here, because both build on this module; whoever has no PostgreSQL needs no driver for it.
     if database.dialect is Dialect.SQLITE:
-        from .sqlite_store import SqliteStore  # noqa: PLC0415
+        from .sqlite_store import SqliteStore  # noqa: PLC0415 - see above
 
         return SqliteStore(database)
     if database.on_citus:
-        from ..distributed.citus_store import CitusStore  # noqa: PLC0415
+        from ..distributed.citus_store import CitusStore  # noqa: PLC0415 - see above
 
         return CitusStore(database)
-    from .postgresql_store import PostgresqlStore  # noqa: PLC0415
+    from .postgresql_store import PostgresqlStore  # noqa: PLC0415 - see above
 
     return PostgresqlStore(database)
 

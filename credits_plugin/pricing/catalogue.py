@@ -70,7 +70,7 @@ def parse_providers(text: bytes) -> list[Provider]:
         InvalidValue: it is none, or of a form that the installed library does not read.
     """
     # The name is private, but it is all that the library's own updater does with what it has fetched.
-    from genai_prices.types import _providers_from_raw  # noqa: PLC0415
+    from genai_prices.types import _providers_from_raw  # noqa: PLC0415 - 30 MB, only where a name needs it
 
     try:
         raw = json.loads(text)
@@ -99,7 +99,7 @@ def find_model(providers: list[Provider], model: str, provider: str | None) -> F
 
 
 def _find_in_provider(model: str, provider_id: str, providers: list[Provider]) -> Found | None:
-    from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415
+    from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415 - 30 MB, only where a name needs it
 
     provider = find_provider_by_id(providers, provider_id)
     if provider is None:

@@ -62,7 +62,8 @@ class PriceRefresher:
             settings = reload_prices(self._settings)
             prices = price_list(settings, providers=self._fetched if settings.price_updates else None)
         except ConfigurationError as error:
-            logger.error("the prices in force stay, for %s is refused: %s", " or ".join(changed), error)  # noqa: TRY400
+            why = " or ".join(changed), error
+            logger.error("the prices in force stay, for %s is refused: %s", *why)  # noqa: TRY400 - the message says all
             return False
         differing = changed_overrides(self._book.prices, prices)
         self._settings = settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from credits_plugin import AIRequest, Hold
 from credits_plugin.bootstrap import Credits
 from credits_plugin.ledger.entries import Code, PostTransfer
 from credits_plugin.ledger.ids import account_key, now_ms
@@ -22,3 +23,10 @@ def balance(service: Credits, user: str) -> tuple[int, int]:
     """(balance, held) as stored."""
     sql = "SELECT balance, held FROM account WHERE id = "
     return service.reads.run_sync(lambda db: db.execute_sql(f"{sql}{account_key(user)}").fetchone())
+
+
+async def admitted(service: Credits, request: AIRequest) -> Hold:
+    """The hold of a request that must get one."""
+    answer = await service.admit(request)
+    assert isinstance(answer, Hold), answer
+    return answer

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from metering_seed import PRICES, balance, give
+from metering_seed import PRICES, admitted, balance, give
 
-from credits_plugin import AIRequest, Hold, Outcome, OutcomeStatus, Refusal, Settings, Usage
+from credits_plugin import AIRequest, Outcome, OutcomeStatus, Refusal, Settings, Usage
 from credits_plugin.__main__ import main
 from credits_plugin.bootstrap import Credits, build
 from credits_plugin.errors import HoldEnded
@@ -34,12 +34,6 @@ async def service(database_url: str) -> AsyncIterator[Credits]:
     yield built
     assert audit(built.database).clean
     await built.close()
-
-
-async def admitted(service: Credits, request: AIRequest) -> Hold:
-    answer = await service.admit(request)
-    assert isinstance(answer, Hold), answer
-    return answer
 
 
 async def bound(service: Credits, request: AIRequest = ASKED) -> int:

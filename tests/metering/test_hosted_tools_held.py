@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from metering_seed import balance, give
+from metering_seed import admitted, balance, give
 
-from credits_plugin import AIRequest, Hold, Outcome, OutcomeStatus, Refusal, Settings, Usage
+from credits_plugin import AIRequest, Outcome, OutcomeStatus, Refusal, Settings, Usage
 from credits_plugin.bootstrap import Credits, build
 from credits_plugin.ledger.audit import audit
 from credits_plugin.ledger.ids import account_key
@@ -31,12 +31,6 @@ async def service(database_url: str) -> AsyncIterator[Credits]:
     yield built
     assert audit(built.database).clean
     await built.close()
-
-
-async def admitted(service: Credits, request: AIRequest) -> Hold:
-    answer = await service.admit(request)
-    assert isinstance(answer, Hold), answer
-    return answer
 
 
 async def test_whoever_has_just_the_estimate_can_use_all_that_the_request_declares(service: Credits):

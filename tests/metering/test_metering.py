@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metering_seed import PRICES, balance, give
+from metering_seed import PRICES, admitted, balance, give
 from peewee import OperationalError
 
 from credits_plugin import AIRequest, Estimate, Hold, Outcome, OutcomeStatus, Refusal, Settings, Usage
@@ -29,15 +29,9 @@ def ask(text: str = "hello", *, model: str = "toy", **more) -> AIRequest:
     return AIRequest(ANNA, model, [{"role": "user", "content": text}], max_output_tokens=100, **more)
 
 
-async def admitted(service: Credits, request: AIRequest | None = None) -> Hold:
-    answer = await service.admit(request or ask())
-    assert isinstance(answer, Hold), answer
-    return answer
-
-
 async def test_a_request_is_held_at_its_estimate_and_settled_at_its_cost(service: Credits):
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     assert hold.amount_microcredits == hold.estimate.cost_microcredits
     assert hold.estimate.cost_microcredits == hold.estimate.input_tokens * 115 + 100 * 230
     assert balance(service, ANNA) == (START, hold.amount_microcredits)
@@ -88,14 +82,14 @@ async def test_names_that_look_alike_are_different_accounts(service: Credits):
 @pytest.mark.parametrize("status", [OutcomeStatus.FAILED_BEFORE_SEND, OutcomeStatus.FAILED_AFTER_SEND])
 async def test_a_request_that_failed_without_usage_costs_nothing(service: Credits, status: OutcomeStatus):
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     assert await service.settle(hold, Outcome(status)) is None
     assert balance(service, ANNA) == (START, 0)
 
 
 async def test_a_failure_after_usage_was_reported_is_charged(service: Credits):
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     settled = await service.settle(hold, Outcome(OutcomeStatus.FAILED_AFTER_SEND, Usage(input=10)))
     assert settled.amount == 1_150
 
@@ -105,7 +99,7 @@ async def test_without_usage_the_estimated_input_and_what_was_streamed_is_charge
     service: Credits, status: OutcomeStatus
 ):
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     settled = await service.settle(hold, Outcome(status, streamed_text="one two three"))
     only_input = hold.estimate.input_tokens * 115
     assert only_input < settled.amount < hold.amount_microcredits
@@ -114,7 +108,7 @@ async def test_without_usage_the_estimated_input_and_what_was_streamed_is_charge
 
 async def test_what_was_streamed_never_costs_more_than_the_hold(service: Credits):
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     settled = await service.settle(hold, Outcome(OutcomeStatus.ABORTED, streamed_text="word " * 10_000))
     assert settled.amount == hold.amount_microcredits
 
@@ -134,7 +128,7 @@ async def test_the_price_at_the_hold_is_charged_although_it_changed_in_flight(se
     from credits_plugin import Settings
 
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     dearer = build(Settings(database_url=database_url, prices={"toy": {"input": "100", "output": "200"}}))
     settled = await dearer.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=10)))
     assert settled.amount == 1_150
@@ -180,7 +174,7 @@ async def test_two_hundred_concurrent_requests_on_credits_for_twenty_place_twent
 
 async def test_a_caller_cancelled_while_its_hold_is_placed_leaves_no_hold(service: Credits):
     await give(service, ANNA, START)
-    await admitted(service)  # the price version is stored by now
+    await admitted(service, ask())  # the price version is stored by now
     held_before = balance(service, ANNA)[1]
     for pause in (0, 0, 0.0005, 0.001, 0.002):
         task = asyncio.create_task(service.admit(ask()))
@@ -197,7 +191,7 @@ async def test_a_caller_cancelled_while_its_hold_is_placed_leaves_no_hold(servic
 
 async def test_a_caller_cancelled_while_settling_is_charged_all_the_same(service: Credits):
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     task = asyncio.create_task(service.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=10))))
     await asyncio.sleep(0)
     task.cancel()
@@ -252,7 +246,7 @@ async def test_a_metered_call_cancelled_in_mid_stream_pays_for_what_it_got(servi
 
 async def test_an_unsettled_hold_expires_and_a_late_settle_is_charged_once(service: Credits):
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     await service.start()
     async with asyncio.timeout(10):
         while balance(service, ANNA)[1]:
@@ -266,7 +260,7 @@ async def test_an_unsettled_hold_expires_and_a_late_settle_is_charged_once(servi
 
 async def test_settling_after_a_release_is_refused(service: Credits):
     await give(service, ANNA, START)
-    hold = await admitted(service)
+    hold = await admitted(service, ask())
     await service.settle(hold, Outcome(OutcomeStatus.FAILED_BEFORE_SEND))
     with pytest.raises(HoldEnded):
         await service.settle(hold, Outcome(OutcomeStatus.COMPLETED, Usage(input=1)))
@@ -351,7 +345,9 @@ async def test_a_cancelled_caller_whose_hold_was_placed_twice_over_leaves_no_hol
 ):
     """The commit's answer was lost: the writer's second try finds the hold, which is this caller's all the same."""
     await give(service, ANNA, START)
-    await service.settle(await admitted(service), Outcome(OutcomeStatus.FAILED_BEFORE_SEND))  # the price is known now
+    await service.settle(
+        await admitted(service, ask()), Outcome(OutcomeStatus.FAILED_BEFORE_SEND)
+    )  # the price is known now
     real, lost = service.writer._store.batch, iter([True])
     is_committed, is_cancelled = threading.Event(), threading.Event()
 

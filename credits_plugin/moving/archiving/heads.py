@@ -6,14 +6,13 @@ A database says itself where its chains begin, so only the files can show that a
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...database import Database
 from ...ledger.auditing.heads import HeadsReport, other_hash, verify_heads
 from .rows import ArchivedRow
-from .verify import ArchiveProof, verify_archives
+from .verify import ArchiveProof, temporary_table, verify_archives
 
 
 def verify_heads_and_archives(
@@ -39,10 +38,7 @@ class _Wanted:
     """The heads to find, on disk: there may be millions."""
 
     def __init__(self) -> None:
-        self._heads = sqlite3.connect("", isolation_level=None)  # a temporary file of SQLite's own
-        self._heads.execute("PRAGMA journal_mode=OFF")
-        self._heads.execute("CREATE TABLE head (account_id INTEGER PRIMARY KEY, seq, hash)")
-        self._heads.execute("BEGIN")
+        self._heads = temporary_table("head (account_id INTEGER PRIMARY KEY, seq, hash)")
 
     def add(self, account_id: int, seq: int, exported: bytes) -> None:
         """Want a head."""

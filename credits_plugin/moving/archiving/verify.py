@@ -143,14 +143,20 @@ def _difference(anchor: ChainStart, end: ChainStart) -> str:
     return f"the archive's last link, number {end.seq}, is not the one that the database's chain goes on from"
 
 
+def temporary_table(definition: str) -> sqlite3.Connection:
+    """Return a connection to a temporary file of SQLite's own with one table, for what may not fit in memory."""
+    connection = sqlite3.connect("", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=OFF")
+    connection.execute(f"CREATE TABLE {definition}")
+    connection.execute("BEGIN")
+    return connection
+
+
 class _Ends:
     """The last archived link of every account so far, on disk: there may be millions."""
 
     def __init__(self) -> None:
-        self._links = sqlite3.connect("", isolation_level=None)  # a temporary file of SQLite's own
-        self._links.execute("PRAGMA journal_mode=OFF")
-        self._links.execute("CREATE TABLE link (account_id INTEGER PRIMARY KEY, seq, transfer_id, hash, balance)")
-        self._links.execute("BEGIN")
+        self._links = temporary_table("link (account_id INTEGER PRIMARY KEY, seq, transfer_id, hash, balance)")
 
     def join(self, account_id: int, start: ChainStart, end: ChainStart) -> str:
         """Move an account's end on; returns what is wrong where ``start`` is not the end so far."""
